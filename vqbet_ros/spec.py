@@ -1,0 +1,446 @@
+"""RobotSpec: the contract that recording, preparing, training and running agree on.
+
+One YAML file names the cameras, the proprioception, the action, their units, rates and limits.
+The spec travels with the data: bag, dataset, checkpoint, node. Stages that disagree refuse to
+work together and list every difference.
+
+A stream is one topic that feeds the observation. Its name is the camera's name, or the topic for
+proprioception.
+"""
+
+from collections.abc import Iterable, Sequence
+import dataclasses
+from dataclasses import dataclass
+import math
+from pathlib import Path
+import re
+from typing import Literal
+
+import yaml
+
+from vqbet_ros.errors import ConfigError, listed, SpecMismatch
+from vqbet_ros.structured import from_mapping, load_yaml, to_mapping
+
+JOINT_STATE = 'sensor_msgs/msg/JointState'
+FLOAT64_MULTI_ARRAY = 'std_msgs/msg/Float64MultiArray'
+IMAGE = 'sensor_msgs/msg/Image'
+COMPRESSED_IMAGE = 'sensor_msgs/msg/CompressedImage'
+
+_NAME = re.compile(r'[A-Za-z_][A-Za-z0-9_]*')
+_TOPIC = re.compile(r'(/[A-Za-z_][A-Za-z0-9_]*)+')
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A rectangle of the source image, in source pixels, cut out before resizing."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        """Refuse rectangles that are empty or start outside the image."""
+        _require(
+            (self.top >= 0, f'top: got {self.top}, expected 0 or more'),
+            (self.left >= 0, f'left: got {self.left}, expected 0 or more'),
+            (self.height > 0, f'height: got {self.height}, expected 1 or more'),
+            (self.width > 0, f'width: got {self.width}, expected 1 or more'),
+        )
+
+
+@dataclass(frozen=True)
+class CameraSpec:
+    """One camera.
+
+    Attributes:
+        name: The stream's name, also the name of its array in a dataset.
+        topic: Absolute ROS topic.
+        type: ROS message type.
+        height: Rows of the image that is stored and that the policy sees, in px.
+        width: Columns of that image, in px.
+        rate_hz: Rate at which the driver publishes.
+        max_age_s: An older newest frame stops the robot. From the time of exposure.
+        crop: What is cut out of the source image before it is resized.
+        latency_s: By how much `header.stamp` is later than the exposure.
+    """
+
+    name: str
+    topic: str
+    type: Literal['sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage']
+    height: int
+    width: int
+    rate_hz: float
+    max_age_s: float
+    crop: Crop | None = None
+    latency_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check names, sizes and times."""
+        _require(
+            (_NAME.fullmatch(self.name), f'name: got {self.name!r}, expected letters, digits, _'),
+            (self.height > 0, f'height: got {self.height}, expected 1 or more px'),
+            (self.width > 0, f'width: got {self.width}, expected 1 or more px'),
+            *_stream_checks(self.topic, self.rate_hz, self.latency_s, self.max_age_s),
+        )
+
+    @property
+    def stream(self) -> str:
+        """The stream's name."""
+        return self.name
+
+    @property
+    def latency_ns(self) -> int:
+        """Latency in ns."""
+        return round(self.latency_s * 1e9)
+
+    @property
+    def max_age_ns(self) -> int:
+        """Staleness limit in ns."""
+        return round(self.max_age_s * 1e9)
+
+
+@dataclass(frozen=True)
+class StateSpec:
+    """One topic of proprioception (or any other vector that the policy sees).
+
+    Attributes:
+        topic: Absolute ROS topic, also the stream's name.
+        type: ROS message type. A JointState is joined by joint name; the numbers of a
+            Float64MultiArray are taken in order.
+        names: Joints, or the names of the array's numbers.
+        unit: Unit of a position (velocities are in that unit per second).
+        rate_hz: Rate at which the topic is published.
+        max_age_s: An older newest sample stops the robot.
+        fields: Which fields of a JointState are read.
+        latency_s: By how much the stamp is later than the measurement.
+    """
+
+    topic: str
+    type: Literal['sensor_msgs/msg/JointState', 'std_msgs/msg/Float64MultiArray']
+    names: tuple[str, ...]
+    unit: str
+    rate_hz: float
+    max_age_s: float
+    fields: tuple[Literal['position', 'velocity', 'effort'], ...] = ('position',)
+    latency_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check names, units and times."""
+        _require(
+            *_name_checks('names', self.names),
+            *_name_checks('fields', self.fields),
+            (self.unit, "unit: got '', expected for example rad, m or px"),
+            (
+                self.type == JOINT_STATE or self.fields == ('position',),
+                f'fields: got {list(self.fields)}, but a {self.type} has none: leave fields out',
+            ),
+            *_stream_checks(self.topic, self.rate_hz, self.latency_s, self.max_age_s),
+        )
+
+    @property
+    def stream(self) -> str:
+        """The stream's name."""
+        return self.topic
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the stream's numbers in order: all of the first field, then of the next."""
+        if self.type == FLOAT64_MULTI_ARRAY:
+            return self.names
+        return tuple(f'{name}/{field}' for field in self.fields for name in self.names)
+
+    @property
+    def latency_ns(self) -> int:
+        """Latency in ns."""
+        return round(self.latency_s * 1e9)
+
+    @property
+    def max_age_ns(self) -> int:
+        """Staleness limit in ns."""
+        return round(self.max_age_s * 1e9)
+
+
+@dataclass(frozen=True)
+class JointLimits:
+    """Limits of one joint's commands, in the action's unit and its derivatives per second.
+
+    Attributes:
+        position: Lowest and highest position.
+        velocity: Largest speed in unit/s; null where it is not limited.
+        acceleration: Largest acceleration in unit/s^2, or null.
+        jerk: Largest jerk in unit/s^3, or null.
+    """
+
+    position: tuple[float, float]
+    velocity: float | None = None
+    acceleration: float | None = None
+    jerk: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse empty ranges and limits that are not positive."""
+        low, high = self.position
+        _require(
+            (low < high, f'position: got [{low}, {high}], expected [lower, higher]'),
+            *(
+                (limit is None or limit > 0, f'{name}: got {limit}, expected more than 0')
+                for name, limit in (
+                    ('velocity', self.velocity),
+                    ('acceleration', self.acceleration),
+                    ('jerk', self.jerk),
+                )
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class ActionSpec:
+    """What the policy commands.
+
+    Attributes:
+        kind: 'joints': one number per joint.
+        reference: 'absolute' targets, or 'delta' from the measured position.
+        names: Joints in the order of the action vector.
+        unit: Unit of the targets.
+        command_topic: Where commands are published while the policy runs.
+        command_interface: What listens there; 'forward_position' is a Float64MultiArray of
+            positions, as ros2_control's forward_command_controller takes it.
+        record_topic: Where the demonstrator's commands are read while recording.
+        record_type: Its message type.
+        limits: Per joint.
+    """
+
+    names: tuple[str, ...]
+    unit: str
+    command_topic: str
+    record_topic: str
+    record_type: Literal['std_msgs/msg/Float64MultiArray', 'sensor_msgs/msg/JointState']
+    limits: dict[str, JointLimits]
+    kind: Literal['joints'] = 'joints'
+    reference: Literal['absolute', 'delta'] = 'absolute'
+    command_interface: Literal['forward_position'] = 'forward_position'
+
+    def __post_init__(self) -> None:
+        """Check names, topics and that each joint has its limits."""
+        missing = [name for name in self.names if name not in self.limits]
+        unknown = [name for name in self.limits if name not in self.names]
+        _require(
+            *_name_checks('names', self.names),
+            (self.unit, "unit: got '', expected for example rad, m or px"),
+            _topic_check('command_topic', self.command_topic),
+            _topic_check('record_topic', self.record_topic),
+            (not missing, f'limits: missing for {", ".join(missing)}'),
+            (not unknown, f'limits: {", ".join(unknown)} is no name of the action'),
+        )
+
+
+@dataclass(frozen=True)
+class RobotSpec:
+    """The whole contract of one robot.
+
+    Attributes:
+        robot: The robot's name.
+        rate_hz: Rate of the dataset's frames, of the policy's steps and of the actions.
+        action: What is commanded.
+        cameras: In the order in which the policy sees them; may be empty.
+        state: In the order in which their channels form the state vector; may be empty.
+    """
+
+    robot: str
+    rate_hz: float
+    action: ActionSpec
+    cameras: tuple[CameraSpec, ...] = ()
+    state: tuple[StateSpec, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check what holds between the parts."""
+        topics = [stream.topic for stream in self.streams]
+        _require(
+            (self.robot, "robot: got '', expected a name"),
+            (_positive(self.rate_hz), f'rate_hz: got {self.rate_hz}, expected more than 0'),
+            (self.streams, 'cameras and state are both empty: the policy would see nothing'),
+            *_unique_checks('cameras', [camera.name for camera in self.cameras]),
+            *_unique_checks('topics', topics),
+            *_unique_checks('state', self.state_names),
+        )
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> 'RobotSpec':
+        """Read a spec file.
+
+        Raises:
+            ConfigError: The file is absent or wrong; lists every problem.
+        """
+        return from_mapping(cls, load_yaml(path), str(path))
+
+    @classmethod
+    def from_text(cls, text: str, where: str) -> 'RobotSpec':
+        """Read a spec that travelled inside another file.
+
+        Args:
+            text: YAML.
+            where: Names the source in errors.
+
+        Raises:
+            ConfigError: The text is no YAML or wrong; lists every problem.
+        """
+        try:
+            mapping = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f'{where} is not valid YAML: {error}') from error
+        return from_mapping(cls, mapping, where)
+
+    def to_yaml(self) -> str:
+        """Return YAML that `from_text` reads back to an equal spec."""
+        return yaml.safe_dump(to_mapping(self), sort_keys=False)
+
+    @property
+    def streams(self) -> tuple[CameraSpec | StateSpec, ...]:
+        """Cameras, then proprioception."""
+        return (*self.cameras, *self.state)
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """Names of the state vector's channels in order, for example 'x/position'."""
+        return tuple(channel for part in self.state for channel in part.channels)
+
+    @property
+    def state_dim(self) -> int:
+        """Length of the state vector, S."""
+        return len(self.state_names)
+
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """Names of the action vector's channels in order."""
+        return self.action.names
+
+    @property
+    def action_dim(self) -> int:
+        """Length of the action vector, A."""
+        return len(self.action.names)
+
+    @property
+    def period_ns(self) -> int:
+        """One policy step in ns."""
+        return round(1e9 / self.rate_hz)
+
+    def camera(self, name: str) -> CameraSpec:
+        """Return the camera of that name.
+
+        Raises:
+            ConfigError: The spec has no such camera.
+        """
+        for camera in self.cameras:
+            if camera.name == name:
+                return camera
+        known = ', '.join(camera.name for camera in self.cameras) or 'none'
+        raise ConfigError(f"{self.robot} has no camera '{name}'; its cameras: {known}")
+
+    def differences(self, other: 'RobotSpec') -> list[str]:
+        """List what a policy or dataset made for one spec would misread under the other.
+
+        Topics, message types, latencies, staleness and limits may differ: they belong to the
+        robot at hand, and change neither the meaning nor the shape of any number.
+
+        Returns:
+            One line per difference, `what: ours, theirs`; empty when the two agree.
+        """
+        ours, theirs = self._meaning(), other._meaning()
+        absent = 'absent'
+        return [
+            f'{key}: {ours.get(key, absent)}, {theirs.get(key, absent)}'
+            for key in dict.fromkeys([*ours, *theirs])
+            if ours.get(key, absent) != theirs.get(key, absent)
+        ]
+
+    def require_equal(
+        self, other: 'RobotSpec', ours: str = 'checkpoint', theirs: str = 'robot'
+    ) -> None:
+        """Refuse to go on when the two specs differ.
+
+        Args:
+            other: The spec to compare with.
+            ours: What this spec belongs to, for the message.
+            theirs: What the other belongs to.
+
+        Raises:
+            SpecMismatch: Lists every difference.
+        """
+        problems = self.differences(other)
+        if problems:
+            title = (
+                f'the specs of {ours} and {theirs} differ in {len(problems)} point(s), '
+                f'given as {ours}, {theirs}; use a {ours} made for this {theirs}, or mend its spec'
+            )
+            raise SpecMismatch(listed(title, problems))
+
+    def _meaning(self) -> dict[str, str]:
+        """Return what decides the meaning of the arrays, flat and printable."""
+        units = [part.unit for part in self.state for _ in part.channels]
+        meaning = {
+            'robot': self.robot,
+            'rate_hz': f'{self.rate_hz:g}',
+            'camera order': str([camera.name for camera in self.cameras]),
+            'state order': str(list(self.state_names)),
+            'action order': str(list(self.action_names)),
+            'action kind': self.action.kind,
+            'action reference': self.action.reference,
+            'action unit': self.action.unit,
+        }
+        for camera in self.cameras:
+            meaning[f'camera {camera.name}, height x width'] = f'{camera.height} x {camera.width}'
+            crop = camera.crop and dataclasses.astuple(camera.crop)
+            meaning[f'camera {camera.name}, crop (top, left, height, width)'] = str(crop)
+        for name, unit in zip(self.state_names, units, strict=True):
+            meaning[f'state {name}, unit'] = unit
+        return meaning
+
+
+_Check = tuple[object, str]
+
+
+def _require(*checks: _Check) -> None:
+    """Raise one ValueError that names every failed check (from_mapping adds where)."""
+    problems = [problem for passed, problem in checks if not passed]
+    if problems:
+        raise ValueError('; '.join(problems))
+
+
+def _positive(value: float) -> bool:
+    return math.isfinite(value) and value > 0
+
+
+def _topic_check(key: str, topic: str) -> _Check:
+    return (
+        _TOPIC.fullmatch(topic),
+        f'{key}: got {topic!r}, expected an absolute topic, /like/this',
+    )
+
+
+def _stream_checks(
+    topic: str, rate_hz: float, latency_s: float, max_age_s: float
+) -> Iterable[_Check]:
+    yield _topic_check('topic', topic)
+    yield (_positive(rate_hz), f'rate_hz: got {rate_hz}, expected more than 0')
+    yield (
+        math.isfinite(latency_s) and latency_s >= 0,
+        f'latency_s: got {latency_s}, expected 0 or more',
+    )
+    yield (_positive(max_age_s), f'max_age_s: got {max_age_s}, expected more than 0')
+    if _positive(rate_hz) and _positive(max_age_s) and latency_s >= 0:
+        yield (
+            max_age_s >= latency_s + 1 / rate_hz,
+            f'max_age_s: got {max_age_s}, but at {rate_hz:g} Hz with a latency of {latency_s:g} s '
+            f'a sample gets {latency_s + 1 / rate_hz:g} s old before the next one comes',
+        )
+
+
+def _name_checks(key: str, names: Sequence[str]) -> Iterable[_Check]:
+    yield (names, f'{key}: got an empty list, expected at least one name')
+    yield (all(names), f"{key}: got an empty name ''")
+    yield from _unique_checks(key, names)
+
+
+def _unique_checks(key: str, names: Sequence[str]) -> Iterable[_Check]:
+    twice = sorted({name for name in names if list(names).count(name) > 1})
+    yield (not twice, f'{key}: {", ".join(twice)} appears more than once')
