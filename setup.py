@@ -1,0 +1,82 @@
+"""Build the package: `colcon build` and `pip install` both read this file."""
+
+import os
+from pathlib import Path
+from xml.etree import ElementTree
+
+from setuptools import find_packages, setup
+
+PACKAGE = 'vqbet_ros'
+VERSION = ElementTree.parse(Path(__file__).resolve().parent / 'package.xml').findtext('version')
+
+
+def share_files(folder, suffix=''):
+    """List (target, sources) below share/ for every file of a folder, subfolders kept."""
+    for directory, folders, names in os.walk(folder):
+        folders.sort()
+        sources = [
+            os.path.join(directory, name) for name in sorted(names) if name.endswith(suffix)
+        ]
+        if sources and '__pycache__' not in directory:
+            yield f'share/{PACKAGE}/{directory}', sources
+
+
+setup(
+    name=PACKAGE,
+    version=VERSION,
+    description='VQ-BeT for ROS 2: learn a task from demonstrations, run it at control rate',
+    license='Apache-2.0',
+    maintainer='The vqbet_ros authors',
+    maintainer_email='maintainers@example.org',
+    python_requires='>=3.10',
+    packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*']),
+    data_files=[
+        ('share/ament_index/resource_index/packages', [f'resource/{PACKAGE}']),
+        (f'share/{PACKAGE}', ['package.xml']),
+        *share_files('launch', suffix='.launch.py'),
+        *share_files('config'),
+        *share_files('models'),
+    ],
+    zip_safe=True,
+    install_requires=[
+        'PyYAML>=6.0',
+        'mcap>=1.2',
+        'numpy>=1.26',
+        'opencv-python-headless>=4.9',
+        'rosbags>=0.10',
+        'safetensors>=0.4.3',
+        'setuptools',
+        'torch>=2.4',
+        'torchvision>=0.19',
+    ],
+    extras_require={
+        'ros': [
+            'ros-diagnostic-msgs>=5.5',
+            'ros-geometry-msgs>=5.5',
+            'ros-kilted-rclpy[fastrtps]>=9.1',
+            'ros-lifecycle-msgs>=2.3',
+            'ros-sensor-msgs>=5.5',
+            'ros-std-msgs>=5.5',
+            'ros-std-srvs>=5.5',
+            'ros-trajectory-msgs>=5.5',
+        ],
+        # gym-pusht asks for opencv-python, a second cv2 that needs libGL: see CONTRIBUTING.md.
+        'sim': ['gym-pusht>=0.1.8'],
+        'train': ['matplotlib>=3.8', 'rich>=13.0', 'tensorboard>=2.16', 'zarr>=2.16'],
+        'test': [
+            'hypothesis>=6.100',
+            'mypy>=1.10',
+            'pytest>=8.0',
+            'ruff>=0.17',
+            'types-PyYAML',
+            'vector-quantize-pytorch>=1.20',
+        ],
+    },
+    entry_points={
+        'console_scripts': [
+            'policy_node = vqbet_ros.ros.policy_node:main',
+            'sim_node = vqbet_ros.ros.sim_node:main',
+            'vqbet = vqbet_ros.cli.main:main',
+        ],
+    },
+)
