@@ -1,0 +1,1 @@
+"""Demonstrations: episodes, the dataset store, importers and training windows."""

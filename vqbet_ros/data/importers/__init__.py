@@ -1,0 +1,1 @@
+"""Datasets of other programs, turned into this program's dataset."""
