@@ -24,10 +24,20 @@ TYPES = STORE.types
 STAMP_NS = 1_700_000_000_123_456_789
 
 JOINTS = StateSpec(
-    topic='/joint_states', type=JOINT_STATE, names=('x', 'y'), unit='px', rate_hz=50, max_age_s=1
+    topic='/joint_states',
+    type='sensor_msgs/msg/JointState',
+    names=('x', 'y'),
+    unit='px',
+    rate_hz=50,
+    max_age_s=1,
 )
 POINTS = StateSpec(
-    topic='/points', type=FLOAT64_MULTI_ARRAY, names=('a', 'b'), unit='px', rate_hz=50, max_age_s=1
+    topic='/points',
+    type='std_msgs/msg/Float64MultiArray',
+    names=('a', 'b'),
+    unit='px',
+    rate_hz=50,
+    max_age_s=1,
 )
 
 
@@ -35,7 +45,7 @@ def make_camera(height=4, width=6, crop=None):
     return CameraSpec(
         name='top',
         topic='/image',
-        type=IMAGE,
+        type='sensor_msgs/msg/Image',
         height=height,
         width=width,
         rate_hz=10,
@@ -225,7 +235,7 @@ def test_joint_states_are_joined_by_name(little_endian):
 def test_joint_fields_come_in_the_order_of_the_channels():
     part = StateSpec(
         topic='/joint_states',
-        type=JOINT_STATE,
+        type='sensor_msgs/msg/JointState',
         names=('x', 'y'),
         unit='px',
         rate_hz=50,
