@@ -1,0 +1,144 @@
+"""The whole policy in robot units: encoder, normalisation, VQ-BeT. What a checkpoint holds."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from vqbet_ros.config import ModelConfig
+from vqbet_ros.policy.normalizer import Normalizer, Stats
+from vqbet_ros.policy.tokenizer import ActionTokenizer
+from vqbet_ros.policy.vision import ImageEncoder, centre_crop, to_float
+from vqbet_ros.policy.vqbet import Decoded, Steps, VQBeT
+from vqbet_ros.spec import RobotSpec
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Goal frames, oldest first: features (B, g, n, F) or None, state (B, g, S) raw or None."""
+
+    features: Tensor | None
+    state: Tensor | None
+    present: Tensor | None = None
+
+
+class Policy(nn.Module):
+    """Images and states in the robot's units to action chunks in the robot's units."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        spec: RobotSpec,
+        stats: dict[str, Stats],
+        *,
+        load_vision_weights: bool = True,
+    ) -> None:
+        """Assemble the modules that the configuration names.
+
+        Args:
+            config: The model's shape.
+            spec: Cameras, state and action channels.
+            stats: Statistics of `state` (unless the policy takes none) and `action`.
+            load_vision_weights: False where a checkpoint is loaded over them anyway.
+
+        Raises:
+            ValueError: The configuration contradicts itself or the spec.
+            ConfigError: Vision weights that cannot be had.
+        """
+        super().__init__()
+        self.config, self.spec, self.stats = config, spec, stats
+        vision = config.vision
+        self.encoder: ImageEncoder | None = None
+        if spec.cameras:
+            self.encoder = ImageEncoder(
+                backbone=vision.backbone,
+                weights=vision.weights if load_vision_weights else 'none',
+                stages=vision.stages,
+                pool=vision.pool,
+                keypoints=vision.keypoints,
+                norm=vision.norm,
+                normalisation=vision.normalisation,
+                features=vision.features,
+            )
+        state_dim = spec.state_dim if config.state else 0
+        self.normalize_state = (
+            Normalizer(stats['state'], config.normalisation) if state_dim else None
+        )
+        self.normalize_action = Normalizer(stats['action'], config.normalisation)
+        self.vqbet = VQBeT(
+            tokenizer=ActionTokenizer(
+                chunk=config.chunk,
+                action_dim=spec.action_dim,
+                layers=config.code_layers,
+                codebook_size=config.codebook_size,
+                latent=config.latent,
+                hidden=config.tokenizer_hidden,
+                decay=config.codebook_decay,
+                revive_below=config.revive_below,
+            ),
+            cameras=len(spec.cameras),
+            feature_dim=vision.features,
+            state_dim=state_dim,
+            history=config.history,
+            goal_steps=config.goal_steps,
+            goal_state=config.goal_state,
+            query_token=config.query_token,
+            layers=config.layers,
+            heads=config.heads,
+            width=config.width,
+            dropout=config.dropout,
+            head_hidden=config.head_hidden,
+            code_mode=config.code_mode,
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.normalize_action.scale.device
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Return the features (..., F) of images (..., H, W, 3) uint8 at the spec's size."""
+        assert self.encoder is not None, 'the policy has no camera'
+        lead = images.shape[:-3]
+        pixels = centre_crop(to_float(images.flatten(0, -4)), self.config.vision.crop)
+        return self.encoder(pixels).reshape(*lead, -1)  # type: ignore[no-any-return]
+
+    def steps(self, features: Tensor | None, state: Tensor | None, present: Tensor | None) -> Steps:
+        """Normalise raw states (B, steps, S) and bundle them with features (B, steps, n, F)."""
+        if self.normalize_state is None:
+            state = None
+        elif state is not None:
+            state = self.normalize_state(state)
+        return Steps(features, state, present)
+
+    def act(
+        self,
+        features: Tensor | None,
+        state: Tensor | None,
+        present: Tensor | None = None,
+        goal: Goal | None = None,
+        *,
+        temperature: float = 0.0,
+        noise: Tensor | None = None,
+    ) -> Decoded:
+        """Decide on a chunk.
+
+        Args:
+            features: (B, h, n, F), None without cameras.
+            state: (B, h, S) in the robot's units, None without state.
+            present: (B, h) bool, False for steps before the episode began; None when all are there.
+            goal: Goal frames, None for none.
+            temperature: See `CodeHead.choose`.
+            noise: See `CodeHead.choose`.
+
+        Returns:
+            The decision with its actions (B, W, A) in the robot's units.
+        """
+        target = None
+        if goal is not None:
+            target = self.steps(goal.features, goal.state, goal.present)
+        hidden = self.vqbet(self.steps(features, state, present), target)[:, -1]  # (B, D)
+        decoded = self.vqbet.decode(hidden, temperature, noise)
+        return Decoded(
+            self.normalize_action.inverse(decoded.actions), decoded.codes, decoded.probabilities
+        )

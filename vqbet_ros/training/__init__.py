@@ -1,0 +1,1 @@
+"""Training: the phases, the loop around them, what it writes. No ROS."""

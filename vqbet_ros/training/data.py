@@ -1,0 +1,87 @@
+"""A dataset as a training sees it: split by episode, statistics, gathered windows as tensors.
+
+Legend: B batch, h history, W chunk, g goal steps, n cameras, H x W_px an image, N frames.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vqbet_ros.config import TrainConfig
+from vqbet_ros.data.store import Dataset
+from vqbet_ros.data.windows import frame_table, FrameTable, Rows, split_episodes
+from vqbet_ros.errors import BadDataset
+from vqbet_ros.policy.normalizer import Stats
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingData:
+    """Arrays and frame tables of one training.
+
+    Attributes:
+        dataset: Where images are read from.
+        state: (N, S) on the device, in the spec's units.
+        action: (N, A) likewise.
+        targets: (N, K) likewise, or None.
+        train: Frames of the training episodes.
+        val: Frames of the episodes kept out.
+        stats: Of `state`, `action` and `targets`, over training episodes only.
+        device: torch device.
+    """
+
+    dataset: Dataset
+    state: Tensor
+    action: Tensor
+    targets: Tensor | None
+    train: FrameTable
+    val: FrameTable
+    stats: dict[str, Stats]
+    device: torch.device
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Camera names in the spec's order."""
+        return tuple(camera.name for camera in self.dataset.spec.cameras)
+
+    def images(self, rows: Rows) -> Tensor:
+        """Read images at rows (...) as (..., n, H, W_px, 3) uint8 on the CPU."""
+        arrays = [self.dataset.images[name][rows.reshape(-1)] for name in self.cameras]
+        stacked = torch.from_numpy(np.stack(arrays, axis=1))  # (rows, n, H, W_px, 3)
+        return stacked.unflatten(0, rows.shape)
+
+
+def load_data(dataset: Dataset, config: TrainConfig, device: torch.device) -> TrainingData:
+    """Split the episodes, fit the statistics on the training part, move vectors to the device.
+
+    Raises:
+        BadDataset: There is no episode, or none is long enough for a chunk.
+    """
+    if dataset.num_episodes == 0:
+        raise BadDataset(f'{dataset.path} holds no episode: record or import some first')
+    train_episodes, val_episodes = split_episodes(
+        dataset.num_episodes, config.val_fraction, config.split_seed
+    )
+    train = frame_table(dataset.episode_ends, train_episodes)
+    val = frame_table(dataset.episode_ends, val_episodes)
+    if int((train.end - train.start).max()) < config.model.chunk:
+        raise BadDataset(
+            f'{dataset.path}: no training episode is as long as one chunk of {config.model.chunk} '
+            'steps: lower model.chunk, or record longer episodes'
+        )
+    arrays = {'state': dataset.state, 'action': dataset.action}
+    if dataset.targets is not None:
+        arrays['targets'] = dataset.targets
+    stats = {name: Stats.of(array[train.at]) for name, array in arrays.items()}
+    tensors = {name: torch.from_numpy(np.array(a)).to(device) for name, a in arrays.items()}
+    return TrainingData(
+        dataset=dataset,
+        state=tensors['state'],
+        action=tensors['action'],
+        targets=tensors.get('targets'),
+        train=train,
+        val=val,
+        stats=stats,
+        device=device,
+    )
