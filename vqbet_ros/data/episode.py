@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
 from vqbet_ros.errors import BadDataset, listed
 from vqbet_ros.spec import RobotSpec
 

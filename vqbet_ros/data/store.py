@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
 from vqbet_ros.data.episode import Episode, not_finite
 from vqbet_ros.data.layout import (
     columns,
@@ -28,7 +27,7 @@ from vqbet_ros.spec import RobotSpec
 CHECK_ROWS = 65536
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """Demonstrations, one after the other; arrays are read-only memory maps.
 
@@ -208,7 +207,7 @@ class DatasetWriter:
             needed = sum(array.nbytes for array in arrays.values())
             raise BadDataset(
                 f'could not write episode {self.num_episodes} ({needed} bytes) to {self.path}: '
-                f'{error.strerror}; the {self.num_episodes} episode(s) before it are kept. '
+                f'{error.strerror or error}; the {self.num_episodes} episode(s) before it are kept. '
                 'Free some space, or choose another place'
             ) from error
         self._ends.append(total)
@@ -221,11 +220,11 @@ class DatasetWriter:
                 self._file(name).write_bytes(self._header(name, 0))
             self._commit([])
         except OSError as error:
-            raise BadDataset(f'cannot make a dataset in {self.path}: {error.strerror}') from error
+            raise BadDataset(f'cannot make a dataset in {self.path}: {error}') from error
 
     def _continue(self) -> None:
         dataset = Dataset.open_unfilled(self.path)
-        self.spec.require_equal(dataset.spec, ours='the new episodes', theirs=str(self.path))
+        dataset.spec.require_equal(self.spec, ours='dataset', theirs='source')
         if dataset.target_names != self.target_names:
             raise BadDataset(
                 f'{self.path}: its targets are {list(dataset.target_names)}, '
@@ -241,7 +240,7 @@ class DatasetWriter:
     def _append(self, name: str, array: NDArray[Any], total: int) -> None:
         with self._file(name).open('r+b') as file:
             file.seek(self._size(name))
-            file.write(memoryview(np.ascontiguousarray(array)).cast('B'))
+            file.write(np.ascontiguousarray(array).data)
             file.flush()
             # The header counts the rows only once they are there.
             file.seek(0)
@@ -266,8 +265,10 @@ class DatasetWriter:
         """Cut off rows of an unfinished episode; it only shrinks files, so a full disk is fine."""
         for name in self._columns:
             with self._file(name).open('r+b') as file:
-                file.truncate(self._size(name))
+                # Header first: were only the rows gone, the file would be shorter than it says.
                 file.write(self._header(name, self.num_frames))
+                file.flush()
+                file.truncate(self._size(name))
 
     def _size(self, name: str) -> int:
         dtype, width = self._columns[name]

@@ -6,15 +6,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
 from vqbet_ros.data.episode import Episode, not_finite
 from vqbet_ros.errors import BadDataset, listed, SpecMismatch
 from vqbet_ros.sim.pusht import KEYPOINT_NAMES, tee_keypoints
 from vqbet_ros.spec import JOINT_STATE, RobotSpec
 
 # Shapes behind the frame axis. The zarr's own `keypoint` is not among them: its 9 points were
-# drawn at random on the block, and a simulator other than its recorder does not know them. The 8
-# corners follow from the block's pose, and gym-pusht reports the same ones.
+# drawn at random on the block by the program that recorded them, so no simulator reports them. The
+# 8 corners follow from the recorded pose, and are what gym-pusht reports.
 LAYOUT: dict[str, tuple[int, ...]] = {'img': (96, 96, 3), 'state': (5,), 'action': (2,)}
 
 
@@ -99,6 +98,9 @@ class PushTZarr:
             if array.dtype.kind not in 'fu' or (name != 'img' and array.dtype.kind != 'f'):
                 expected = 'uint8 or float' if name == 'img' else 'float'
                 problems.append(f'data/{name}: got dtype {array.dtype}, expected {expected}')
+            absent = array.nchunks - array.nchunks_initialized
+            if absent:  # zarr would read them as zeros
+                problems.append(f'data/{name}: {absent} of {array.nchunks} chunks are missing')
             lengths[name] = array.shape[0] if array.shape else 0
         if len(set(lengths.values())) > 1:
             problems.append('lengths differ: ' + ', '.join(f'{k} {v}' for k, v in lengths.items()))
@@ -117,7 +119,8 @@ class PushTZarr:
     def _check_values(self) -> None:
         problems = []
         for name in ('state', 'action'):
-            problems += not_finite(f'data/{name}', self._arrays[f'data/{name}'][:])
+            everything = self._read(name, slice(0, self.ends[-1]))
+            problems += not_finite(f'data/{name}', everything)
         self._refuse(problems)
 
     def _refuse(self, problems: list[str]) -> None:
@@ -126,7 +129,12 @@ class PushTZarr:
             raise BadDataset(listed(title, problems))
 
     def _read(self, name: str, frames: slice) -> NDArray[Any]:
-        rows: NDArray[Any] = np.asarray(self._arrays[f'data/{name}'][frames])
+        try:
+            rows: NDArray[Any] = np.asarray(self._arrays[f'data/{name}'][frames])
+        # What a damaged chunk raises depends on the codec.
+        except (RuntimeError, ValueError, OSError) as error:
+            where = f'data/{name}, frames {frames.start} to {frames.stop}'
+            raise BadDataset(f'{self.path}: cannot read {where}: {error}') from error
         return rows
 
 
@@ -180,15 +188,15 @@ def _columns(spec: RobotSpec) -> tuple[list[int], list[int]]:
 
 def _to_uint8(images: NDArray[Any], first: int) -> NDArray[np.uint8]:
     """Turn (T, 96, 96, 3) of uint8, or of float with values 0 to 255, into uint8."""
-    if images.dtype == np.uint8:
-        return images
-    low, high = float(images.min()), float(images.max())  # NaN if there is one
-    if not (low >= 0 and 1 < high <= 255):
-        raise BadDataset(
-            f'data/img, frames from {first}: got values from {low:g} to {high:g}, '
-            'expected 0 to 255'
-        )
-    return np.rint(images).astype(np.uint8)
+    if images.dtype != np.uint8:
+        low, high = float(images.min()), float(images.max())  # NaN if there is one
+        if not (low >= 0 and 1 < high <= 255):
+            raise BadDataset(
+                f'data/img, frames from {first}: got values from {low:g} to {high:g}, '
+                'expected 0 to 255'
+            )
+        images = np.rint(images)
+    return np.asarray(images, dtype=np.uint8)
 
 
 def _names(known: Mapping[str, int]) -> str:
