@@ -87,9 +87,9 @@ def open_rows(
         return nothing
     try:
         # A plain view: indexing np.memmap itself costs several times more.
-        array = np.lib.format.open_memmap(path, mode='r').view(np.ndarray)
-    except (ValueError, OSError, EOFError) as error:
-        problems.append(f'{path.name}: broken or cut short ({error})')
+        array: NDArray[Any] = np.load(path, mmap_mode='r', allow_pickle=False).view(np.ndarray)
+    except (ValueError, OSError, EOFError):
+        problems.append(f'{path.name}: broken or cut short, not a whole .npy file')
         return nothing
     if array.dtype != dtype:
         problems.append(f'{path.name}: got dtype {array.dtype}, expected {dtype}')

@@ -207,8 +207,8 @@ class DatasetWriter:
             needed = sum(array.nbytes for array in arrays.values())
             raise BadDataset(
                 f'could not write episode {self.num_episodes} ({needed} bytes) to {self.path}: '
-                f'{error.strerror or error}; the {self.num_episodes} episode(s) before it are kept. '
-                'Free some space, or choose another place'
+                f'{error.strerror or error}; the {self.num_episodes} episode(s) before it are '
+                'kept. Free some space, or choose another place'
             ) from error
         self._ends.append(total)
 
