@@ -16,10 +16,9 @@ from pathlib import Path
 import re
 from typing import Literal
 
-import yaml
-
 from vqbet_ros.errors import ConfigError, listed, SpecMismatch
 from vqbet_ros.structured import from_mapping, load_yaml, to_mapping
+import yaml
 
 JOINT_STATE = 'sensor_msgs/msg/JointState'
 FLOAT64_MULTI_ARRAY = 'std_msgs/msg/Float64MultiArray'

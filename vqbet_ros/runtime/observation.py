@@ -1,0 +1,275 @@
+"""From samples with stamps to what the policy sees.
+
+The thread that receives messages stores raw payloads only; the thread that asks for an observation
+decodes the few that it needs, once each. All times are in ns of one clock.
+
+h: history steps, C: channels of one stream, S: channels of the whole state.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+from dataclasses import dataclass
+import threading
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from vqbet_ros.errors import BadMessage
+from vqbet_ros.runtime.gate import age_ns, Reason, ReasonKind
+from vqbet_ros.runtime.stream import (
+    around,
+    decode,
+    Decoder,
+    interpolate,
+    not_later,
+    Sample,
+    Stream,
+    StreamCounts,
+)
+from vqbet_ros.spec import CameraSpec, RobotSpec
+
+CLOCK_RESET_NS = 1_000_000_000
+"""A stamp further back than this is a clock that was set back, not a late message."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One camera image.
+
+    Attributes:
+        stamp_ns: Time of exposure; with the camera's name it identifies the frame.
+        image: (height, width, 3) uint8 RGB of the spec's size.
+    """
+
+    stamp_ns: int
+    image: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the policy sees.
+
+    Attributes:
+        stamp_ns: Time of the newest step: the newest time at which every stream has data.
+        frames: h steps, oldest first, one period apart: frames by camera name; None where invalid.
+        state: (h, S) float32 in the spec's units, interpolated to the steps' times; zeros where
+            invalid.
+        valid: (h,) bool. False for steps with no data: before the start or a reset, or in a gap.
+        ages_ns: For each stream, how old its newest sample was when this was made.
+    """
+
+    stamp_ns: int
+    frames: tuple[dict[str, Frame] | None, ...]
+    state: NDArray[np.float32]
+    valid: NDArray[np.bool_]
+    ages_ns: dict[str, int]
+
+
+_Step = dict[str, tuple[Sample, ...]]
+"""For each stream the samples that one history step is made of; none where there are none."""
+
+
+class ObservationBuffer:
+    """Keeps each stream's recent samples; one thread may put while others observe.
+
+    Args:
+        spec: The robot.
+        decoders: By message type.
+        history: The most steps that will be asked for, at least 1.
+        jitter_ns: A history step also takes a frame stamped up to this much after the step's time
+            (never one after the observation's), so that a camera that runs at the policy's rate
+            does not skip or repeat a frame when its stamps tremble. Less than half a period.
+    """
+
+    def __init__(
+        self,
+        spec: RobotSpec,
+        decoders: Mapping[str, Decoder],
+        history: int,
+        jitter_ns: int = 0,
+    ) -> None:
+        if history < 1:
+            raise ValueError(f'history: got {history}, expected 1 or more')
+        if not 0 <= jitter_ns < spec.period_ns / 2:
+            raise ValueError(f'jitter_ns: got {jitter_ns}, expected 0 to half a period')
+        self._lock = threading.Lock()
+        self._spec = spec
+        self._history = history
+        self._jitter_ns = jitter_ns
+        self._start_ns: int | None = None
+        # Steps go back from the stream that lags most, and a step's sample may be as old again.
+        slack_ns = 2 * max(part.max_age_ns for part in spec.streams)
+        self._streams = {
+            part.stream: Stream(part, decoders[part.type], history * spec.period_ns + slack_ns)
+            for part in spec.streams
+        }
+
+    def put(self, stream: str, stamp_ns: int | None, receive_ns: int, payload: Any) -> bool:
+        """Store one message.
+
+        Args:
+            stream: Name of the stream.
+            stamp_ns: `header.stamp`; None or 0 where there is none or nobody filled it in.
+            receive_ns: When the message came.
+            payload: What the decoder takes; kept as it is.
+
+        Returns:
+            False if the message is dropped (and counted): not newer than the newest one, or from
+            before the last reset.
+        """
+        with self._lock:
+            target = self._streams[stream]
+            target.counts.received += 1
+            if not stamp_ns:
+                target.counts.unstamped += 1
+            sample_ns = (stamp_ns or receive_ns) - target.spec.latency_ns
+            if target.newest_ns is not None and sample_ns < target.newest_ns - CLOCK_RESET_NS:
+                target.counts.clock_resets += 1
+                self._start_ns = None
+                for other in self._streams.values():
+                    other.forget_all()
+            if self._start_ns is not None and sample_ns < self._start_ns:
+                target.counts.before_reset += 1
+                return False
+            if target.newest_ns is not None and sample_ns <= target.newest_ns:
+                target.counts.not_newer += 1
+                return False
+            target.append(Sample(sample_ns, payload))
+            return True
+
+    def put_bad(self, stream: str, text: str) -> None:
+        """Count a message whose stamp cannot even be read.
+
+        Args:
+            stream: Name of the stream.
+            text: What is wrong with it.
+        """
+        with self._lock:
+            self._streams[stream].counts.received += 1
+            self._streams[stream].note_bad(text)
+
+    def reset_history(self, stamp_ns: int) -> None:
+        """Forget every sample from before a time, also those that are still to come.
+
+        Call it when the past is no history of what follows: at enabling, after a simulator's
+        reset.
+        """
+        with self._lock:
+            self._start_ns = stamp_ns
+            for stream in self._streams.values():
+                stream.forget_before(stamp_ns)
+
+    def check(self, now_ns: int) -> list[Reason]:
+        """Say which streams are missing, stale or unreadable now; cheap, decodes nothing."""
+        with self._lock:
+            return self._check(now_ns, trust_undecoded=False)
+
+    def counts(self) -> dict[str, StreamCounts]:
+        """Return what happened to the messages of each stream so far."""
+        with self._lock:
+            return {n: dataclasses.replace(s.counts) for n, s in self._streams.items()}
+
+    def ages_ns(self, now_ns: int) -> dict[str, int | None]:
+        """Return the age of each stream's newest sample, None where there is none."""
+        with self._lock:
+            return {
+                name: age_ns(now_ns, stream.samples[-1].stamp_ns) if stream.samples else None
+                for name, stream in self._streams.items()
+            }
+
+    def observe(self, now_ns: int, history: int) -> Observation | list[Reason]:
+        """Make the newest observation.
+
+        A message that cannot be decoded costs one observation: it is counted, let go and given as
+        the reason; the next call goes on without it.
+
+        Args:
+            now_ns: Now.
+            history: Steps, 1 to the constructor's `history`.
+
+        Returns:
+            The observation, or every reason why there is none.
+        """
+        if not 1 <= history <= self._history:
+            raise ValueError(f'history: got {history}, expected 1 to {self._history}')
+        with self._lock:
+            reasons = self._check(now_ns, trust_undecoded=True)
+            if reasons:
+                return reasons
+            taken = {name: tuple(stream.samples) for name, stream in self._streams.items()}
+        newest_ns = {name: samples[-1].stamp_ns for name, samples in taken.items()}
+        t_obs_ns = min(newest_ns.values())
+        times = [t_obs_ns - k * self._spec.period_ns for k in reversed(range(history))]
+        steps = [self._pick(taken, time_ns, t_obs_ns) for time_ns in times]
+        gaps = [self._gap(name) for name, samples in steps[-1].items() if not samples]
+        if gaps:
+            return gaps
+        valid = np.array([all(step.values()) for step in steps])
+        reasons = self._decode([step for step, good in zip(steps, valid, strict=True) if good])
+        if reasons:
+            return reasons
+        state = np.zeros((history, self._spec.state_dim), dtype=np.float32)
+        for row in np.flatnonzero(valid):
+            state[row] = self._state(steps[row], times[row])
+        return Observation(
+            stamp_ns=t_obs_ns,
+            frames=tuple(
+                self._frames(step) if good else None
+                for step, good in zip(steps, valid, strict=True)
+            ),
+            state=state,
+            valid=valid,
+            ages_ns={name: age_ns(now_ns, stamp_ns) for name, stamp_ns in newest_ns.items()},
+        )
+
+    def _check(self, now_ns: int, trust_undecoded: bool) -> list[Reason]:
+        checks = [stream.check(now_ns, trust_undecoded) for stream in self._streams.values()]
+        return [reason for reason in checks if reason is not None]
+
+    def _gap(self, name: str) -> Reason:
+        limit = f'{self._streams[name].spec.max_age_s * 1e3:.0f} ms'
+        detail = f'its samples near that time are missing or more than {limit} apart'
+        return Reason(ReasonKind.GAP, detail, name)
+
+    def _pick(self, taken: dict[str, tuple[Sample, ...]], time_ns: int, t_obs_ns: int) -> _Step:
+        step: _Step = {}
+        for part in self._spec.streams:
+            samples = taken[part.stream]
+            if isinstance(part, CameraSpec):
+                latest_ns = min(time_ns + self._jitter_ns, t_obs_ns)
+                frame = not_later(samples, latest_ns, part.max_age_ns)
+                step[part.stream] = () if frame is None else (frame,)
+            else:
+                step[part.stream] = around(samples, time_ns, part.max_age_ns)
+        return step
+
+    def _decode(self, steps: Sequence[_Step]) -> list[Reason]:
+        """Decode what was not decoded before, without holding up the thread that puts."""
+        reasons = []
+        needed = {id(s): (name, s) for step in steps for name, part in step.items() for s in part}
+        for name, sample in needed.values():
+            if sample.value is not None:
+                continue
+            stream = self._streams[name]
+            try:
+                decode(sample, stream.spec, stream.decoder)
+            except BadMessage as error:
+                reasons.append(Reason(ReasonKind.BAD_MESSAGE, str(error), name))
+                with self._lock:
+                    stream.note_bad(str(error), sample)
+            else:
+                with self._lock:
+                    stream.note_good(sample)
+        return reasons
+
+    def _frames(self, step: _Step) -> dict[str, Frame]:
+        return {
+            camera.name: Frame(sample.stamp_ns, sample.value)
+            for camera in self._spec.cameras
+            for sample in step[camera.name]
+            if sample.value is not None
+        }
+
+    def _state(self, step: _Step, time_ns: int) -> NDArray[np.float64]:
+        parts = [interpolate(step[part.stream], time_ns) for part in self._spec.state]
+        return np.concatenate(parts) if parts else np.zeros(0)  # (S,)

@@ -1,0 +1,188 @@
+"""The recent samples of one stream: stored raw, found by time, decoded once when needed."""
+
+from bisect import bisect_left, bisect_right
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from vqbet_ros.errors import BadMessage
+from vqbet_ros.runtime.gate import check_age, Reason, ReasonKind
+from vqbet_ros.spec import CameraSpec, StateSpec
+
+Decoder = Callable[[Any, Any], NDArray[Any]]
+"""Turns (payload, CameraSpec or StateSpec) into an image or a vector, or raises BadMessage."""
+
+_stamp = attrgetter('stamp_ns')
+
+
+@dataclass(eq=False)
+class Sample:
+    """One message.
+
+    Attributes:
+        stamp_ns: When it was measured.
+        payload: The raw message.
+        value: What it decodes to, once somebody needed it: (height, width, 3) uint8 RGB of the
+            camera's size, or (C,) float64, one number for each of the stream's channels.
+    """
+
+    stamp_ns: int
+    payload: Any
+    value: NDArray[Any] | None = None
+
+
+@dataclass
+class StreamCounts:
+    """What happened to a stream's messages so far.
+
+    Attributes:
+        received: All messages.
+        not_newer: Dropped: stamped no later than the newest (repeated or out of order).
+        before_reset: Dropped: from before the last reset of the history.
+        unstamped: Taken at their time of arrival, because they bear no stamp.
+        bad: Could not be decoded.
+        clock_resets: Stamps so far back that everything was forgotten.
+    """
+
+    received: int = 0
+    not_newer: int = 0
+    before_reset: int = 0
+    unstamped: int = 0
+    bad: int = 0
+    clock_resets: int = 0
+
+
+@dataclass
+class Stream:
+    """The samples of one stream in order of their stamps; its owner serialises all calls.
+
+    Attributes:
+        spec: The stream's part of the robot's spec.
+        decoder: Decodes its payloads.
+        horizon_ns: How far back samples are kept.
+    """
+
+    spec: CameraSpec | StateSpec
+    decoder: Decoder
+    horizon_ns: int
+    counts: StreamCounts = field(default_factory=StreamCounts)
+    newest_ns: int | None = None  # of all stamps since the start, forgotten ones too
+    samples: deque[Sample] = field(default_factory=deque)
+    _bad_text: str | None = None  # why the last decoded message could not be used
+    _good_ns: int | None = None  # stamp of the newest message that was decoded
+
+    def append(self, sample: Sample) -> None:
+        """Keep a sample that is newer than all others; let go what nobody will ask for."""
+        self.newest_ns = sample.stamp_ns
+        self.samples.append(sample)
+        # One sample beyond the horizon stays, to interpolate from. The bound on the number
+        # holds the memory where a publisher is many times faster than its spec.
+        most = 16 + int(4 * self.spec.rate_hz * self.horizon_ns / 1e9)
+        while len(self.samples) > 1 and (
+            self.samples[1].stamp_ns <= sample.stamp_ns - self.horizon_ns
+            or len(self.samples) > most
+        ):
+            self.samples.popleft()
+
+    def forget_before(self, stamp_ns: int) -> None:
+        """Let go all samples older than that."""
+        while self.samples and self.samples[0].stamp_ns < stamp_ns:
+            self.samples.popleft()
+        if self._good_ns is not None and self._good_ns < stamp_ns:
+            self._good_ns = None
+
+    def forget_all(self) -> None:
+        """Begin anew, as after a clock was set back."""
+        self.samples.clear()
+        self.newest_ns = self._good_ns = self._bad_text = None
+
+    def note_good(self, sample: Sample) -> None:
+        """Take note of a sample that was decoded."""
+        if self._good_ns is None or sample.stamp_ns > self._good_ns:
+            self._good_ns = sample.stamp_ns
+            self._bad_text = None
+
+    def note_bad(self, text: str, sample: Sample | None = None) -> None:
+        """Count a message that cannot be decoded, and let its sample go."""
+        self.counts.bad += 1
+        self._bad_text = text
+        if sample is not None and sample in self.samples:
+            self.samples.remove(sample)
+
+    def check(self, now_ns: int, trust_undecoded: bool) -> Reason | None:
+        """Say why the stream gives no usable data now, or None.
+
+        Args:
+            now_ns: Now.
+            trust_undecoded: Whether messages that nobody decoded yet count, although the last one
+                that was decoded turned out bad.
+        """
+        newest_ns = self.samples[-1].stamp_ns if self.samples else None
+        if self._bad_text is not None and not trust_undecoded:
+            newest_ns = self._good_ns
+        reason = check_age(self.spec.stream, newest_ns, now_ns, self.spec.max_age_ns)
+        if reason is not None and self._bad_text is not None:
+            return Reason(ReasonKind.BAD_MESSAGE, self._bad_text, self.spec.stream)
+        return reason
+
+
+def not_later(samples: Sequence[Sample], time_ns: int, max_age_ns: int) -> Sample | None:
+    """Return the newest sample stamped no later than a time; None if it is too old for it."""
+    index = bisect_right(samples, time_ns, key=_stamp) - 1
+    if index < 0 or time_ns - samples[index].stamp_ns > max_age_ns:
+        return None
+    return samples[index]
+
+
+def around(samples: Sequence[Sample], time_ns: int, max_gap_ns: int) -> tuple[Sample, ...]:
+    """Return what a time is interpolated from.
+
+    Returns:
+        The sample of exactly that time, or its two neighbours; nothing if one of them is missing
+        or if they are too far apart to say what was between.
+    """
+    index = bisect_left(samples, time_ns, key=_stamp)
+    if index < len(samples) and samples[index].stamp_ns == time_ns:
+        return (samples[index],)
+    if index in (0, len(samples)):
+        return ()
+    before, after = samples[index - 1], samples[index]
+    return (before, after) if after.stamp_ns - before.stamp_ns <= max_gap_ns else ()
+
+
+def interpolate(samples: Sequence[Sample], time_ns: int) -> NDArray[np.float64]:
+    """Return the (C,) values at a time from the decoded samples that `around` found."""
+    first, last = samples[0], samples[-1]
+    if first.value is None or last.value is None:
+        raise ValueError('samples must be decoded before they are interpolated')
+    if first is last:
+        return np.asarray(first.value, dtype=np.float64)
+    weight = (time_ns - first.stamp_ns) / (last.stamp_ns - first.stamp_ns)
+    return np.asarray(first.value + weight * (last.value - first.value), dtype=np.float64)
+
+
+def decode(sample: Sample, spec: CameraSpec | StateSpec, decoder: Decoder) -> None:
+    """Fill in a sample's value.
+
+    Raises:
+        BadMessage: The message is broken, or is not what the spec says.
+    """
+    value = decoder(sample.payload, spec)
+    if isinstance(spec, CameraSpec):
+        shape = (spec.height, spec.width, 3)
+        if value.shape != shape or value.dtype != np.uint8:
+            raise BadMessage(f'image: got {value.dtype} {value.shape}, expected uint8 {shape}')
+    else:
+        value = np.asarray(value, dtype=np.float64)
+        if value.shape != (len(spec.channels),):
+            raise BadMessage(f'got {value.size} numbers, expected {len(spec.channels)}')
+        bad = [
+            n for n, number in zip(spec.channels, value, strict=True) if not np.isfinite(number)
+        ]
+        if bad:
+            raise BadMessage(f'not a finite number: {", ".join(bad)}')
+    sample.value = value
