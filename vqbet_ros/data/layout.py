@@ -65,12 +65,12 @@ def read_index(path: Path) -> dict[str, Any]:
     problems = [
         f'{key}: got {index.get(key)!r}, expected {what}'
         for key, fits, what in (
-            ('source', lambda value: isinstance(value, str), 'text'),
-            ('num_frames', _is_count, 'a count'),
-            ('num_episodes', _is_count, 'a count'),
-            ('target_names', _is_names, 'a list of names'),
+            ('source', isinstance(index.get('source'), str), 'text'),
+            ('num_frames', _is_count(index.get('num_frames')), 'a count'),
+            ('num_episodes', _is_count(index.get('num_episodes')), 'a count'),
+            ('target_names', _is_names(index.get('target_names')), 'a list of names'),
         )
-        if not fits(index.get(key))
+        if not fits
     ]
     if problems:
         raise BadDataset(listed(f'{path / INDEX}: {len(problems)} problem(s)', problems))
@@ -87,7 +87,7 @@ def open_rows(
         return nothing
     try:
         # A plain view: indexing np.memmap itself costs several times more.
-        array: NDArray[Any] = np.load(path, mmap_mode='r', allow_pickle=False).view(np.ndarray)
+        array: NDArray[Any] = np.asarray(np.load(path, mmap_mode='r', allow_pickle=False))
     except (ValueError, OSError, EOFError):
         problems.append(f'{path.name}: broken or cut short, not a whole .npy file')
         return nothing

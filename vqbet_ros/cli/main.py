@@ -1,0 +1,98 @@
+"""`vqbet`: finds the commands, runs one, and turns the user's mistakes into one clear message."""
+
+import argparse
+from collections.abc import Sequence
+import errno
+import importlib
+import importlib.util
+import os
+import sys
+
+from vqbet_ros import __version__
+from vqbet_ros.errors import VqbetError
+
+# Modules of this package. Each has add_parser(subparsers), which adds its parser and sets
+# `run=run` as a default, and run(args) -> int, which imports what is slow to import.
+COMMANDS = ('demo', 'import_', 'train', 'eval')
+
+# Packages that only some commands need, and the extra that brings them.
+EXTRAS = {
+    'gym_pusht': 'sim',
+    'matplotlib': 'train',
+    'rclpy': 'ros',
+    'rich': 'train',
+    'tensorboard': 'train',
+    'zarr': 'train',
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `vqbet`.
+
+    Args:
+        arguments: What follows the program's name; None takes the process's own.
+
+    Returns:
+        Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+    """
+    args = build_parser().parse_args(arguments)
+    try:
+        status: int = args.run(args)
+        sys.stdout.flush()
+    except VqbetError as error:
+        return _fail(str(error))
+    except ModuleNotFoundError as error:
+        package = (error.name or '').partition('.')[0]
+        if package not in EXTRAS:
+            raise
+        return _fail(
+            f'this command needs {package}, which is not installed; install the extra '
+            f"'{EXTRAS[package]}': pip install 'vqbet_ros[{EXTRAS[package]}]'"
+        )
+    except KeyboardInterrupt:
+        print('vqbet: interrupted', file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output went away (`vqbet ... | head`); Python's own flush at exit
+        # would complain about it once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.filename is None and error.errno not in _DISK_FULL:
+            raise
+        return _fail(_describe(error))
+    return status
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of `vqbet` with all its commands."""
+    parser = argparse.ArgumentParser(
+        prog='vqbet', description='VQ-BeT for ROS 2: import, train, evaluate, run.'
+    )
+    parser.add_argument('--version', action='version', version=f'vqbet {__version__}')
+    subparsers = parser.add_subparsers(title='commands', metavar='COMMAND', required=True)
+    for name in COMMANDS:
+        if importlib.util.find_spec(f'vqbet_ros.cli.{name}') is None:
+            continue
+        importlib.import_module(f'vqbet_ros.cli.{name}').add_parser(subparsers)
+    return parser
+
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _describe(error: OSError) -> str:
+    where = f': {error.filename}' if error.filename else ''
+    what = f'{error.strerror or error}{where}'
+    if error.errno in _DISK_FULL:
+        what += '; free some space, or write to another place'
+    return what
+
+
+def _fail(message: str) -> int:
+    print(f'vqbet: error: {message}', file=sys.stderr)
+    return 1
+
+
+if __name__ == '__main__':
+    sys.exit(main())
