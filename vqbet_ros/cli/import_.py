@@ -33,7 +33,6 @@ def add_parser(subparsers: Any) -> None:
         '(config/robots/pusht.yaml: image and pusher; config/robots/pusht_keypoints.yaml: '
         'pusher and corners of the block, no image)',
     )
-    pusht.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

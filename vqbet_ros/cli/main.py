@@ -7,12 +7,13 @@ import importlib
 import importlib.util
 import os
 import sys
+from typing import Any
 
 from vqbet_ros import __version__
 from vqbet_ros.errors import VqbetError
 
-# Modules of this package. Each has add_parser(subparsers), which adds its parser and sets
-# `run=run` as a default, and run(args) -> int, which imports what is slow to import.
+# Modules of this package, one per command (a keyword of Python as its name takes a trailing _).
+# Each has add_parser(subparsers), and run(args) -> int, which imports what is slow to import.
 COMMANDS = ('demo', 'import_', 'train', 'eval')
 
 # Packages that only some commands need, and the extra that brings them.
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     args = build_parser().parse_args(arguments)
     try:
-        status: int = args.run(args)
+        status: int = _module(args.command).run(args)
         sys.stdout.flush()
     except VqbetError as error:
         return _fail(str(error))
@@ -70,12 +71,18 @@ def build_parser() -> argparse.ArgumentParser:
         prog='vqbet', description='VQ-BeT for ROS 2: import, train, evaluate, run.'
     )
     parser.add_argument('--version', action='version', version=f'vqbet {__version__}')
-    subparsers = parser.add_subparsers(title='commands', metavar='COMMAND', required=True)
+    subparsers = parser.add_subparsers(
+        title='commands', dest='command', metavar='COMMAND', required=True
+    )
     for name in COMMANDS:
-        if importlib.util.find_spec(f'vqbet_ros.cli.{name}') is None:
-            continue
-        importlib.import_module(f'vqbet_ros.cli.{name}').add_parser(subparsers)
+        if importlib.util.find_spec(f'vqbet_ros.cli.{name}') is not None:
+            _module(name.rstrip('_')).add_parser(subparsers)
     return parser
+
+
+def _module(command: str) -> Any:
+    name = next(name for name in COMMANDS if name.rstrip('_') == command)
+    return importlib.import_module(f'vqbet_ros.cli.{name}')
 
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
