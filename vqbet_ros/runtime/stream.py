@@ -16,6 +16,9 @@ from vqbet_ros.spec import CameraSpec, StateSpec
 Decoder = Callable[[Any, Any], NDArray[Any]]
 """Turns (payload, CameraSpec or StateSpec) into an image or a vector, or raises BadMessage."""
 
+MAX_RATE_RATIO = 8
+"""Samples are kept up to this many times the spec's rate; of faster ones, some are let go."""
+
 _stamp = attrgetter('stamp_ns')
 
 
@@ -78,13 +81,16 @@ class Stream:
     def append(self, sample: Sample) -> None:
         """Keep a sample that is newer than all others; let go what nobody will ask for."""
         self.newest_ns = sample.stamp_ns
+        # A publisher much faster than its spec is thinned out, so that memory stays bounded and
+        # the history whole: the last sample goes if it is close to the one before it.
+        if len(self.samples) > 1:
+            gap_ns = self.samples[-1].stamp_ns - self.samples[-2].stamp_ns
+            if gap_ns * self.spec.rate_hz * MAX_RATE_RATIO < 1e9:
+                self.samples.pop()
         self.samples.append(sample)
-        # One sample beyond the horizon stays, to interpolate from. The bound on the number
-        # holds the memory where a publisher is many times faster than its spec.
-        most = 16 + int(4 * self.spec.rate_hz * self.horizon_ns / 1e9)
+        # One sample beyond the horizon stays, to interpolate from.
         while len(self.samples) > 1 and (
             self.samples[1].stamp_ns <= sample.stamp_ns - self.horizon_ns
-            or len(self.samples) > most
         ):
             self.samples.popleft()
 
