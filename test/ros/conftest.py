@@ -1,0 +1,128 @@
+"""Real nodes over real DDS: one context and one domain for each test, and waiting on events."""
+
+from collections.abc import Iterator
+import contextlib
+import os
+from pathlib import Path
+import random
+import threading
+from typing import Any
+
+import pytest
+
+# Before the first context: nothing of these tests leaves this machine.
+os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
+os.environ['ROS_LOCALHOST_ONLY'] = '1'  # Humble's name for it
+_PROFILES = Path(__file__).resolve().parents[2] / 'config' / 'fastdds.xml'
+if _PROFILES.is_file():
+    os.environ.setdefault('FASTRTPS_DEFAULT_PROFILES_FILE', str(_PROFILES))
+
+TIMEOUT_S = 20.0
+
+
+class Listener:
+    """Keeps every message of one topic and waits for the one that is looked for."""
+
+    def __init__(self, topic: str) -> None:
+        self.topic = topic
+        self.messages: list[Any] = []
+        self._news = threading.Condition()
+
+    def __call__(self, message: Any) -> None:
+        with self._news:
+            self.messages.append(message)
+            self._news.notify_all()
+
+    def __len__(self) -> int:
+        with self._news:
+            return len(self.messages)
+
+    def clear(self) -> None:
+        with self._news:
+            self.messages.clear()
+
+    def wait(self, accept=lambda message: True, *, count=1, timeout_s=TIMEOUT_S, what='') -> Any:
+        """Return the `count`-th message that is accepted, counted from the last `clear`."""
+
+        def matching():
+            return [message for message in self.messages if accept(message)]
+
+        with self._news:
+            if not self._news.wait_for(lambda: len(matching()) >= count, timeout_s):
+                last = self.messages[-1] if self.messages else 'none'
+                pytest.fail(
+                    f'{self.topic}: saw {len(matching())} of {count} {what or "wanted"} message(s) '
+                    f'in {timeout_s:g} s; {len(self.messages)} in all, the last: {last}'
+                )
+            return matching()[count - 1]
+
+
+class Graph:
+    """Nodes of one test, each spun by its own thread."""
+
+    def __init__(self) -> None:
+        import rclpy
+        from rclpy.context import Context
+
+        self.context = Context()
+        rclpy.init(context=self.context, domain_id=random.randint(1, 100))
+        self._spinning: list[tuple[Any, Any, threading.Thread]] = []
+        self.node = self.add(rclpy.create_node('observer', context=self.context))
+
+    def add(self, node: Any) -> Any:
+        """Spin a node that was made with this graph's context."""
+        from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+
+        executor = SingleThreadedExecutor(context=self.context)
+        executor.add_node(node)
+
+        def spin() -> None:
+            with contextlib.suppress(ExternalShutdownException):  # the end of the test
+                executor.spin()
+
+        thread = threading.Thread(target=spin, daemon=True)
+        thread.start()
+        self._spinning.append((node, executor, thread))
+        return node
+
+    def listen(self, kind: Any, topic: str) -> Listener:
+        """Subscribe; best effort matches every publisher."""
+        from rclpy.qos import qos_profile_sensor_data
+
+        listener = Listener(topic)
+        self.node.create_subscription(kind, topic, listener, qos_profile_sensor_data)
+        return listener
+
+    def call(self, kind: Any, name: str, request: Any = None) -> Any:
+        """Call a service and return its answer."""
+        client = self.node.create_client(kind, name)
+        assert client.wait_for_service(timeout_sec=TIMEOUT_S), f'no service {name}'
+        done = threading.Event()
+        future = client.call_async(request or kind.Request())
+        future.add_done_callback(lambda _: done.set())
+        assert done.wait(TIMEOUT_S), f'{name} did not answer in {TIMEOUT_S:g} s'
+        return future.result()
+
+    def close(self) -> None:
+        """Shut everything down."""
+        self.context.try_shutdown()
+        for _, _, thread in self._spinning:
+            thread.join(TIMEOUT_S)
+            assert not thread.is_alive(), 'a node did not stop spinning'
+        for node, executor, _ in self._spinning:
+            executor.shutdown()
+            node.destroy_node()
+
+
+@pytest.fixture
+def graph() -> Iterator[Graph]:
+    """An empty graph of its own."""
+    graph = Graph()
+    yield graph
+    graph.close()
+
+
+@pytest.fixture
+def values():
+    """Turn a DiagnosticStatus into a mapping."""
+    return lambda status: {item.key: item.value for item in status.values}

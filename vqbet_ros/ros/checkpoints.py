@@ -1,0 +1,86 @@
+"""From the policy node's parameters to a loaded policy, its robot and its goal."""
+
+import dataclasses
+from typing import Any
+
+from vqbet_ros.errors import ConfigError
+from vqbet_ros.spec import IMAGE, RobotSpec
+
+
+def load_engine(checkpoint: str, device: str, threads: int | None) -> Any:
+    """Load a checkpoint.
+
+    Args:
+        checkpoint: Its directory.
+        device: 'auto', 'cpu' or 'cuda'.
+        threads: CPU threads; None as torch chooses.
+
+    Raises:
+        ConfigError: No checkpoint was named, or CUDA was asked for and is absent.
+        BadCheckpoint: The checkpoint cannot be loaded.
+    """
+    if not checkpoint:
+        raise ConfigError("parameter 'checkpoint': got '', expected a checkpoint directory")
+    # torch takes seconds to import: a node that waits to be configured does without it.
+    import torch
+    from vqbet_ros.policy.engine import Engine
+
+    has_cuda = torch.cuda.is_available()
+    if device == 'cuda' and not has_cuda:
+        raise ConfigError(
+            "parameter 'device': got 'cuda', but torch sees no CUDA GPU here "
+            f'(torch {torch.__version__}); use cpu or auto, or check the driver with nvidia-smi'
+        )
+    chosen = 'cuda' if device == 'cuda' or (device == 'auto' and has_cuda) else 'cpu'
+    return Engine.load(checkpoint, device=chosen, threads=threads)
+
+
+def robot_spec(checkpoint: RobotSpec, path: str, *, compressed: bool) -> RobotSpec:
+    """Decide the robot that is run: topics, rates and limits as at the robot.
+
+    Args:
+        checkpoint: The spec that the policy was trained with.
+        path: The robot's own spec; empty takes the checkpoint's.
+        compressed: Take each raw camera's <topic>/compressed.
+
+    Raises:
+        ConfigError: The robot's spec cannot be read.
+        SpecMismatch: It differs from the checkpoint's in what the policy sees or does.
+    """
+    spec = checkpoint
+    if path:
+        spec = RobotSpec.from_yaml(path)
+        checkpoint.require_equal(spec)
+    if not compressed:
+        return spec
+    cameras = tuple(
+        dataclasses.replace(
+            camera, type='sensor_msgs/msg/CompressedImage', topic=f'{camera.topic}/compressed'
+        )
+        if camera.type == IMAGE
+        else camera
+        for camera in spec.cameras
+    )
+    return dataclasses.replace(spec, cameras=cameras)
+
+
+def apply_goal(engine: Any, goal: str) -> None:
+    """Give the policy a goal.
+
+    Args:
+        engine: The policy.
+        goal: PATH[:frame], or empty for none.
+
+    Raises:
+        ConfigError: The policy knows no goals, or there is no such file or frame.
+        BadDataset: PATH is a directory, but no dataset.
+    """
+    if not goal:
+        engine.set_goal(None)
+        return
+    if engine.goal_steps == 0:
+        raise ConfigError(
+            f"parameter 'goal': got '{goal}', but this checkpoint was trained without goals "
+            '(goal_steps: 0); leave it empty, or train with goal_steps of 1 or more'
+        )
+    raise ConfigError(f"parameter 'goal': got '{goal}', which cannot be loaded")

@@ -1,0 +1,351 @@
+"""The policy as a lifecycle node: observations in, commands out.
+
+configure loads and warms up the checkpoint and subscribes; activate starts the inference and the
+control thread; `~/enable` lets commands out. The executor's only thread stores raw bytes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+import functools
+import sys
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+import numpy as np
+from rcl_interfaces.msg import SetParametersResult
+import rclpy
+from rclpy.duration import Duration
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from rclpy.time import Time
+from sensor_msgs.msg import CompressedImage, Image, JointState
+from std_msgs.msg import Float64MultiArray, Header
+from std_srvs.srv import SetBool, Trigger
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+from vqbet_ros.data.messages import DECODERS, header_stamp_ns
+from vqbet_ros.errors import BadMessage, VqbetError
+from vqbet_ros.ros import qos
+from vqbet_ros.ros.checkpoints import apply_goal, load_engine, robot_spec
+from vqbet_ros.ros.diagnostics import diagnostic
+from vqbet_ros.ros.parameters import declare, parameter
+from vqbet_ros.ros.pipeline import Pipeline
+from vqbet_ros.ros.report import Reporter
+from vqbet_ros.runtime.plan import Chunk
+from vqbet_ros.spec import (
+    CameraSpec,
+    COMPRESSED_IMAGE,
+    FLOAT64_MULTI_ARRAY,
+    IMAGE,
+    JOINT_STATE,
+    StateSpec,
+)
+
+_MESSAGES = {
+    IMAGE: Image,
+    COMPRESSED_IMAGE: CompressedImage,
+    JOINT_STATE: JointState,
+    FLOAT64_MULTI_ARRAY: Float64MultiArray,
+}
+
+
+@dataclass(frozen=True)
+class PolicyParameters:
+    """The parameters of `policy_node`."""
+
+    checkpoint: str = parameter('', 'Checkpoint directory; needed.')
+    spec: str = parameter('', "The robot's spec (YAML file); empty: the checkpoint's own.")
+    goal: str = parameter(
+        '',
+        'Goal: PATH[:frame] of a dataset (frame counts over all of it), or an image file; '
+        'empty: no goal.',
+        read_only=False,
+    )
+    device: str = parameter(
+        'auto', "'auto' takes a CUDA GPU if there is one.", choices=('auto', 'cpu', 'cuda')
+    )
+    threads: int = parameter(
+        0, 'CPU threads of the inference; 0: as torch chooses.', bounds=(0, 256)
+    )
+    control_rate_hz: float = parameter(
+        0.0, "Rate of the commands in Hz; 0: the spec's rate.", bounds=(0.0, 1000.0)
+    )
+    compressed: bool = parameter(
+        False, "Subscribe to each raw camera's <topic>/compressed instead."
+    )
+    autostart: bool = parameter(
+        False, 'Configure and activate at the start (for a node started without launch).'
+    )
+    enable: bool = parameter(
+        False, 'Let commands out as soon as the node is active and all streams are there.'
+    )
+
+
+class PolicyNode(LifecycleNode):
+    """Wires one Pipeline to topics, services and the lifecycle.
+
+    Args:
+        load: Loads the engine; see vqbet_ros.ros.checkpoints.load_engine.
+        options: Passed on to rclpy's LifecycleNode, for example `context`.
+
+    Raises:
+        ConfigError: Wrong parameters.
+    """
+
+    def __init__(self, *, load: Callable[..., Any] = load_engine, **options: Any) -> None:
+        """Declare parameters; create what exists in every state of the lifecycle."""
+        super().__init__('policy_node', **options)
+        self.parameters = declare(self, PolicyParameters)
+        self.pipeline: Pipeline | None = None
+        self._load = load
+        self._engine: Any = None
+        self._active = False
+        self._goal = ''
+        self._wired: list[Callable[[], object]] = []  # undo what configure created
+        self._reporter = Reporter(self.get_fully_qualified_name(), self.get_name(), '')
+        self._status = self.create_publisher(DiagnosticStatus, '~/status', qos.STATUS)
+        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', qos.STATUS)
+        self.create_service(SetBool, '~/enable', self._on_enable)
+        self.create_service(Trigger, '~/reset', self._on_reset)
+        self.create_timer(1.0, self._on_second)
+        self.add_on_set_parameters_callback(self._on_parameters)
+
+    # Lifecycle
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load and warm up the policy, then subscribe."""
+        try:
+            self._configure()
+        except VqbetError as error:
+            self.get_logger().error(f'cannot configure: {error}')
+            self._release()
+            return TransitionCallbackReturn.FAILURE
+        self.changed()
+        return super().on_configure(state)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Start both threads."""
+        result = super().on_activate(state)
+        assert self.pipeline is not None  # noqa: S101 - the lifecycle sees to it
+        self._active = True
+        self.pipeline.start()
+        if self.parameters.enable:
+            self.pipeline.enable(require_streams=False)
+        self.changed()
+        return result
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop the commands, then the threads."""
+        self.close()
+        self.changed()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Let the policy and the subscriptions go."""
+        self._release()
+        return super().on_cleanup(state)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop and let everything go, from any state."""
+        self._release()
+        return super().on_shutdown(state)
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Go back to unconfigured after an unexpected error in a transition."""
+        self._release()
+        return TransitionCallbackReturn.SUCCESS
+
+    def close(self) -> None:
+        """Stop the commands and the threads; safe in every state."""
+        self._active = False
+        if self.pipeline is not None:
+            self.pipeline.stop()
+
+    def _configure(self) -> None:
+        values = self.parameters
+        self._engine = self._load(values.checkpoint, values.device, values.threads or None)
+        spec = robot_spec(self._engine.spec, values.spec, compressed=values.compressed)
+        goal = self.get_parameter('goal').value
+        apply_goal(self._engine, goal)
+        self._goal = goal
+        self._engine.warm_up()
+        self.pipeline = Pipeline(
+            self._engine,
+            spec,
+            decoders=DECODERS,
+            control_rate_hz=values.control_rate_hz or spec.rate_hz,
+            clock=lambda: self.get_clock().now().nanoseconds,
+            outputs=self,
+        )
+        self._reporter = Reporter(
+            self.get_fully_qualified_name(), self.get_name(), hardware_id=spec.robot
+        )
+        self._command = self.create_lifecycle_publisher(
+            Float64MultiArray, spec.action.command_topic, qos.COMMAND
+        )
+        self._plan = self.create_lifecycle_publisher(JointTrajectory, '~/plan', qos.STATUS)
+        self._wired = [
+            functools.partial(self.destroy_lifecycle_publisher, publisher)
+            for publisher in (self._command, self._plan)
+        ]
+        for part in spec.streams:
+            subscription = self.create_subscription(
+                _MESSAGES[part.type],
+                part.topic,
+                functools.partial(self._on_message, part),
+                qos.SENSOR_INPUT,
+                raw=True,
+            )
+            self._wired.append(functools.partial(self.destroy_subscription, subscription))
+        self.get_logger().info(
+            f'{spec.robot}: {", ".join(part.topic for part in spec.streams)} -> '
+            f'{spec.action.command_topic}, policy of {spec.rate_hz:g} Hz on '
+            f'{values.device}, commands at {1e9 / self.pipeline.control_period_ns:g} Hz'
+        )
+
+    def _release(self) -> None:
+        self.close()
+        for undo in self._wired:
+            undo()
+        self._wired, self.pipeline, self._engine = [], None, None
+
+    # Callbacks of the executor
+
+    def _on_message(self, part: CameraSpec | StateSpec, payload: bytes) -> None:
+        pipeline = self.pipeline
+        if pipeline is None:
+            return
+        try:
+            stamp_ns = header_stamp_ns(payload, part.type)
+        except BadMessage as error:
+            pipeline.buffer.put_bad(part.stream, str(error))
+            return
+        pipeline.put(part.stream, stamp_ns, self.get_clock().now().nanoseconds, payload)
+
+    def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        if self.pipeline is None or not self._active:
+            response.success = not request.data
+            response.message = 'not active: ros2 lifecycle set NODE configure, then activate'
+            return response
+        if not request.data:
+            self.pipeline.disable()
+            response.success, response.message = True, 'disarmed: no more commands'
+            return response
+        reasons = self.pipeline.enable()
+        response.success = not reasons
+        response.message = '; '.join(map(str, reasons)) or 'armed: commands follow'
+        self.get_logger().info(f'enable: {response.message}')
+        return response
+
+    def _on_reset(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        if self.pipeline is None:
+            response.success, response.message = False, 'not configured: there is no fault'
+            return response
+        self.pipeline.clear_fault()
+        response.success, response.message = True, 'disarmed'
+        return response
+
+    def _on_second(self) -> None:
+        self.changed()
+        array = DiagnosticArray(header=Header(stamp=self.get_clock().now().to_msg()))
+        array.status = [self._state_status()]
+        if self.pipeline is not None:
+            now_ns = self.get_clock().now().nanoseconds
+            array.status += self._reporter.components(self.pipeline, now_ns)
+        self._diagnostics.publish(array)
+
+    def _on_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
+        """Take a new goal while the node is configured."""
+        for changed in parameters:
+            if changed.name == 'goal' and self.pipeline is not None:
+                try:
+                    with self.pipeline.engine_lock:
+                        apply_goal(self._engine, changed.value)
+                except VqbetError as error:
+                    return SetParametersResult(successful=False, reason=str(error))
+                self._goal = changed.value
+        return SetParametersResult(successful=True)
+
+    def _state_status(self) -> DiagnosticStatus:
+        if self.pipeline is not None and self._active:
+            return self._reporter.status(self.pipeline, goal=self._goal)
+        text = 'inactive' if self.pipeline is not None else 'unconfigured'
+        hint = f'ros2 lifecycle set {self.get_fully_qualified_name()} ' + (
+            'activate' if self.pipeline is not None else 'configure'
+        )
+        return diagnostic(
+            f'{self.get_name()}: state',
+            '',
+            DiagnosticStatus.OK,
+            text,
+            {'state': text, 'reason': f'the node is {text}', 'hint': hint, 'goal': self._goal},
+        )
+
+    # Outputs of the pipeline, called from its threads
+
+    def command(self, values: np.ndarray) -> None:
+        """Publish (A,) positions."""
+        self._command.publish(Float64MultiArray(data=values.tolist()))
+
+    def plan(self, chunk: Chunk) -> None:
+        """Publish the chunk; each point's time is when it is due."""
+        assert self.pipeline is not None  # noqa: S101 - it is the caller
+        header = Header(stamp=Time(nanoseconds=chunk.t_obs_ns).to_msg())
+        points = [
+            JointTrajectoryPoint(
+                positions=action.tolist(),
+                time_from_start=Duration(nanoseconds=(i + 1) * chunk.period_ns).to_msg(),
+            )
+            for i, action in enumerate(chunk.actions)
+        ]
+        names = list(self.pipeline.spec.action_names)
+        self._plan.publish(JointTrajectory(header=header, joint_names=names, points=points))
+
+    def changed(self) -> None:
+        """Publish state and reason."""
+        self._status.publish(self._state_status())
+
+    def failed(self, text: str) -> None:
+        """Log an unexpected error of a thread."""
+        self.get_logger().error(text)
+
+    def alive(self) -> bool:
+        """Tell whether publishing is still possible."""
+        return bool(self.context.ok())
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node until SIGINT or SIGTERM.
+
+    Returns:
+        0 after a signal, 1 after a mistake of the user; other errors propagate.
+    """
+    node = None
+    try:
+        rclpy.init(args=args)
+        node = PolicyNode()
+        if node.parameters.autostart:
+            started = (
+                node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+                and node.trigger_activate() == TransitionCallbackReturn.SUCCESS
+            )
+            if not started:
+                return 1  # the reason is in the log
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        executor.spin()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except VqbetError as error:
+        print(f'policy_node: error: {error}', file=sys.stderr)
+        return 1
+    finally:
+        if node is not None:
+            node.close()
+            node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
