@@ -1,0 +1,58 @@
+"""Launch tests need ROS 2's launch, which has no wheels; the package itself need not be built.
+
+Import launch inside tests and fixtures only: a module that imports it at its top cannot be skipped.
+"""
+
+import os
+from pathlib import Path
+import sys
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+EXECUTABLES = ('policy_node', 'sim_node')
+
+
+@pytest.fixture(scope='session', autouse=True)
+def needs_launch():
+    """Skip where launch is not installed."""
+    try:
+        # Not `import launch`: this repository's folder of that name satisfies it.
+        import launch_ros.actions  # noqa: F401
+
+        from launch import LaunchDescription  # noqa: F401
+    except ImportError as error:
+        pytest.skip(f"ROS 2's launch is not installed ({error}): source a ROS 2")
+
+
+@pytest.fixture(scope='session')
+def ament_prefix(needs_launch, tmp_path_factory):
+    """Make an install space out of links to this source tree, and return its path.
+
+    What launch finds there by name is the code under test, whether or not colcon has built it.
+    """
+    prefix = tmp_path_factory.mktemp('prefix')
+    marker = prefix / 'share/ament_index/resource_index/packages/vqbet_ros'
+    marker.parent.mkdir(parents=True)
+    marker.touch()
+    share = prefix / 'share/vqbet_ros'
+    share.mkdir()
+    for name in ('package.xml', 'launch', 'config', 'models'):
+        (share / name).symlink_to(ROOT / name)
+    programs = prefix / 'lib/vqbet_ros'
+    programs.mkdir(parents=True)
+    for name in EXECUTABLES:
+        program = programs / name
+        program.write_text(
+            f'#!{sys.executable}\n'
+            'import sys\n'
+            f'sys.path.insert(0, {str(ROOT)!r})\n'
+            f'from vqbet_ros.ros.{name} import main\n'
+            'sys.exit(main())\n',
+            encoding='utf-8',
+        )
+        program.chmod(0o755)
+    before = os.environ.get('AMENT_PREFIX_PATH')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('AMENT_PREFIX_PATH', os.pathsep.join(filter(None, [str(prefix), before])))
+        yield prefix
