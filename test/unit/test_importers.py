@@ -186,8 +186,12 @@ def test_images_in_another_range(path, low, high):
 def test_missing_and_damaged_chunks(path):
     write_zarr(path, demonstrations())
     (path / 'data/state/1.0').write_bytes(b'short')
-    with pytest.raises(BadDataset, match=r'cannot read data/state, frames 0 to 20'):
+    with pytest.raises(BadDataset, match=r'cannot read data/state, rows 0 to 20'):
         PushTZarr(path)
+    (path / 'meta/episode_ends/0').write_bytes(b'short')
+    with pytest.raises(BadDataset, match=r'cannot read meta/episode_ends'):
+        PushTZarr(path)
+    (path / 'meta/episode_ends/0').unlink()
     (path / 'data/img/1.0.0.0').unlink()
     with pytest.raises(BadDataset, match='data/img: 1 of 3 chunks are missing'):
         PushTZarr(path)
@@ -206,7 +210,7 @@ def test_a_spec_that_asks_for_more_than_there_is(path):
     )
     source = PushTZarr(write_zarr(path, demonstrations()))
     with pytest.raises(SpecMismatch) as caught:
-        next(source.episodes(demanding))
+        source.episodes(demanding)
     for problem in (
         "state 'x/velocity': not recorded",
         "state 'elbow': not recorded",
@@ -226,7 +230,7 @@ def test_a_camera_that_was_not_there(path):
     )
     source = PushTZarr(write_zarr(path, demonstrations()))
     with pytest.raises(SpecMismatch) as caught:
-        next(source.episodes(other))
+        source.episodes(other)
     for problem in (
         "camera 'top': got 224x96",
         'cameras: got 2, expected at most one',

@@ -32,8 +32,8 @@ class PushTZarr:
         self.path = Path(path)
         self._arrays: dict[str, Any] = {}
         self._open()
+        self.ends: list[int] = []
         self._check_layout()
-        self.ends: list[int] = [int(end) for end in self._arrays['meta/episode_ends'][:]]
         self._check_values()
 
     @property
@@ -42,22 +42,29 @@ class PushTZarr:
         return len(self.ends)
 
     def episodes(self, spec: RobotSpec) -> Iterator[Episode]:
-        """Yield the episodes as a spec asks for them; targets are the block's 8 corners, px.
+        """Iterate over the episodes as a spec asks for them.
+
+        The targets are the block's 8 corners, (T, 16) px. Reading raises BadDataset where a file
+        is damaged or an image has values that are not 0 to 255.
 
         Raises:
-            SpecMismatch: The spec asks for channels that the demonstrations do not have.
-            BadDataset: An image has values that are not 0 to 255.
+            SpecMismatch: The spec asks for something else than what was recorded; at once.
         """
-        state_columns, action_columns = _columns(spec)
+        return self._read_episodes(spec, *_columns(spec))
+
+    def _read_episodes(
+        self, spec: RobotSpec, state_columns: list[int], action_columns: list[int]
+    ) -> Iterator[Episode]:
         start = 0
         for end in self.ends:
             frames = slice(start, end)
-            state = self._read('state', frames).astype(np.float32)  # (T, 5)
+            state = self._read('data/state', frames).astype(np.float32)  # (T, 5)
             keypoints = tee_keypoints(state[:, 2:5])  # (T, 16)
             seen = np.concatenate([state[:, :2], keypoints], axis=1)  # (T, 18)
-            action = self._read('action', frames).astype(np.float32)
+            action = self._read('data/action', frames).astype(np.float32)
             images = {
-                camera.name: _to_uint8(self._read('img', frames), start) for camera in spec.cameras
+                camera.name: _to_uint8(self._read('data/img', frames), start)
+                for camera in spec.cameras
             }
             yield Episode(
                 state=np.ascontiguousarray(seen[:, state_columns]),
@@ -113,27 +120,30 @@ class PushTZarr:
                 'expected integers of shape (episodes,)'
             )
         else:
-            problems += _end_problems(np.asarray(stored[:]).astype(np.int64), lengths)
+            ends = self._read('meta/episode_ends', slice(0, stored.shape[0])).astype(np.int64)
+            problems += _end_problems(ends, lengths)
+            self.ends = ends.tolist()
         self._refuse(problems)
 
     def _check_values(self) -> None:
         problems = []
-        for name in ('state', 'action'):
-            everything = self._read(name, slice(0, self.ends[-1]))
-            problems += not_finite(f'data/{name}', everything)
+        for name in ('data/state', 'data/action'):
+            problems += not_finite(name, self._read(name, slice(0, self.ends[-1])))
         self._refuse(problems)
 
     def _refuse(self, problems: list[str]) -> None:
         if problems:
-            title = f'{self.path} has another layout than the PushT demonstrations:'
+            title = (
+                f'{self.path} is not as the PushT demonstrations are ({len(problems)} problem(s))'
+            )
             raise BadDataset(listed(title, problems))
 
     def _read(self, name: str, frames: slice) -> NDArray[Any]:
         try:
-            rows: NDArray[Any] = np.asarray(self._arrays[f'data/{name}'][frames])
+            rows: NDArray[Any] = np.asarray(self._arrays[name][frames])
         # What a damaged chunk raises depends on the codec.
         except (RuntimeError, ValueError, OSError) as error:
-            where = f'data/{name}, frames {frames.start} to {frames.stop}'
+            where = f'{name}, rows {frames.start} to {frames.stop}'
             raise BadDataset(f'{self.path}: cannot read {where}: {error}') from error
         return rows
 
