@@ -202,6 +202,10 @@ def test_a_stream_of_bad_messages_keeps_the_robot_stopped(buffer):
     put_camera(buffer, 600)
     observed(buffer, 600)
     assert buffer.check(T + 600 * MS) == []
+    put_camera(buffer, 800)
+    put_joints(buffer, 620, 1000)
+    assert buffer.check(T + 1000 * MS) == []  # a readable one brought the trust back
+    assert [r.kind for r in buffer.check(T + 1070 * MS)] == [ReasonKind.STALE]
 
 
 @pytest.mark.parametrize(
@@ -275,6 +279,16 @@ def test_nothing_from_before_a_reset_gets_into_the_history(buffer):
     observation = observed(buffer, 420, history=4)
     assert stamps_ms(observation) == [None, None, 300, 400]
     assert observation.valid.tolist() == [False, False, True, True]
+
+
+def test_a_reset_forgets_what_was_readable_before_it(buffer):
+    put_camera(buffer, 0)
+    put_joints(buffer, 0, 100)
+    observed(buffer, 100, history=1)
+    buffer.put_bad('top', 'unreadable')
+    assert buffer.check(T + 100 * MS) == []
+    buffer.reset_history(T + 50 * MS)
+    assert [r.detail for r in buffer.check(T + 100 * MS)] == ['unreadable']
 
 
 def test_stamps_are_corrected_by_the_latency_and_fall_back_to_the_arrival(decoders):

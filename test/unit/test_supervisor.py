@@ -159,9 +159,9 @@ def test_values_are_clamped_and_counted_per_joint(supervisor):
 
 
 def test_what_the_policy_does_with_its_array_afterwards_changes_nothing(supervisor):
-    mine = chunk(supervisor.enable(T))
-    supervisor.accept(mine)
-    mine.actions[:] = np.nan
+    actions = np.array([[100.0, 200.0]])
+    supervisor.accept(Chunk(T, actions, 100 * MS, 1.0, supervisor.enable(T)))
+    actions[:] = np.nan
     command = supervisor.tick(T + 1)
     assert isinstance(command, Command)
     np.testing.assert_array_equal(command.values, [100.0, 200.0])
