@@ -1,7 +1,6 @@
 """Real nodes over real DDS: one context and one domain for each test, and waiting on events."""
 
 from collections.abc import Iterator
-import contextlib
 import os
 from pathlib import Path
 import random
@@ -50,9 +49,10 @@ class Listener:
         with self._news:
             if not self._news.wait_for(lambda: len(matching()) >= count, timeout_s):
                 last = self.messages[-1] if self.messages else 'none'
+                seen = f'{len(matching())} of {count} {what or "wanted"} message(s)'
                 pytest.fail(
-                    f'{self.topic}: saw {len(matching())} of {count} {what or "wanted"} message(s) '
-                    f'in {timeout_s:g} s; {len(self.messages)} in all, the last: {last}'
+                    f'{self.topic}: saw {seen} in {timeout_s:g} s; '
+                    f'{len(self.messages)} in all, the last: {last}'
                 )
             return matching()[count - 1]
 
@@ -71,14 +71,18 @@ class Graph:
 
     def add(self, node: Any) -> Any:
         """Spin a node that was made with this graph's context."""
-        from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+        from rclpy.executors import SingleThreadedExecutor
 
         executor = SingleThreadedExecutor(context=self.context)
         executor.add_node(node)
 
         def spin() -> None:
-            with contextlib.suppress(ExternalShutdownException):  # the end of the test
+            try:
                 executor.spin()
+            except Exception:
+                # The test ends by shutting the context down, under whatever is being published.
+                if self.context.ok():
+                    raise
 
         thread = threading.Thread(target=spin, daemon=True)
         thread.start()

@@ -13,9 +13,7 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 import numpy as np
 from rcl_interfaces.msg import SetParametersResult
-import rclpy
 from rclpy.duration import Duration
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.time import Time
@@ -31,6 +29,7 @@ from vqbet_ros.ros.diagnostics import diagnostic
 from vqbet_ros.ros.parameters import declare, parameter
 from vqbet_ros.ros.pipeline import Pipeline
 from vqbet_ros.ros.report import Reporter
+from vqbet_ros.ros.running import run
 from vqbet_ros.runtime.plan import Chunk
 from vqbet_ros.spec import (
     CameraSpec,
@@ -96,6 +95,7 @@ class PolicyNode(LifecycleNode):
         """Declare parameters; create what exists in every state of the lifecycle."""
         super().__init__('policy_node', **options)
         self.parameters = declare(self, PolicyParameters)
+        self.failure: BaseException | None = None  # its threads latch a fault instead
         self.pipeline: Pipeline | None = None
         self._load = load
         self._engine: Any = None
@@ -154,6 +154,13 @@ class PolicyNode(LifecycleNode):
         """Go back to unconfigured after an unexpected error in a transition."""
         self._release()
         return TransitionCallbackReturn.SUCCESS
+
+    def start(self) -> bool:
+        """Configure and activate if the parameter `autostart` says so."""
+        done = TransitionCallbackReturn.SUCCESS
+        return not self.parameters.autostart or (
+            self.trigger_configure() == done and self.trigger_activate() == done
+        )
 
     def close(self) -> None:
         """Stop the commands and the threads; safe in every state."""
@@ -315,36 +322,8 @@ class PolicyNode(LifecycleNode):
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the node until SIGINT or SIGTERM.
-
-    Returns:
-        0 after a signal, 1 after a mistake of the user; other errors propagate.
-    """
-    node = None
-    try:
-        rclpy.init(args=args)
-        node = PolicyNode()
-        if node.parameters.autostart:
-            started = (
-                node.trigger_configure() == TransitionCallbackReturn.SUCCESS
-                and node.trigger_activate() == TransitionCallbackReturn.SUCCESS
-            )
-            if not started:
-                return 1  # the reason is in the log
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except VqbetError as error:
-        print(f'policy_node: error: {error}', file=sys.stderr)
-        return 1
-    finally:
-        if node is not None:
-            node.close()
-            node.destroy_node()
-        rclpy.try_shutdown()
-    return 0
+    """Run the node; see vqbet_ros.ros.running.run."""
+    return run('policy_node', PolicyNode, args)
 
 
 if __name__ == '__main__':

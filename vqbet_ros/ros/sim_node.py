@@ -13,18 +13,17 @@ from typing import Any
 import cv2
 from diagnostic_msgs.msg import DiagnosticStatus
 import numpy as np
-import rclpy
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.time import Time
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import Float64MultiArray, Header
 from std_srvs.srv import Trigger
-from vqbet_ros.errors import ConfigError, listed, VqbetError
+from vqbet_ros.errors import ConfigError, listed
 from vqbet_ros.resources import resource
 from vqbet_ros.ros import qos
 from vqbet_ros.ros.diagnostics import diagnostic
 from vqbet_ros.ros.parameters import declare, parameter
+from vqbet_ros.ros.running import run
 from vqbet_ros.sim.pusht import (
     IMAGE_SIZE,
     KEYPOINT_NAMES,
@@ -101,9 +100,13 @@ class SimNode(Node):
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name='world', daemon=True)
 
-    def start(self) -> None:
+    def start(self) -> bool:
         """Let time run."""
         self._thread.start()
+        self.get_logger().info(
+            f'{self.spec.robot}: seed {self._seed}, commands on {self.spec.action.command_topic}'
+        )
+        return True
 
     def close(self) -> None:
         """Stop time; safe to call twice."""
@@ -273,36 +276,8 @@ def _require_playable(spec: RobotSpec) -> None:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the node until SIGINT or SIGTERM.
-
-    Returns:
-        0 after a signal, 1 after a mistake of the user; other errors propagate.
-    """
-    node = None
-    try:
-        rclpy.init(args=args)
-        node = SimNode()
-        node.start()
-        node.get_logger().info(
-            f'{node.spec.robot}: seed {node.parameters.seed}, '
-            f'commands on {node.spec.action.command_topic}'
-        )
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except VqbetError as error:
-        print(f'sim_node: error: {error}', file=sys.stderr)
-        return 1
-    finally:
-        if node is not None:
-            node.close()
-            node.destroy_node()
-        rclpy.try_shutdown()
-    if node is not None and node.failure is not None:
-        raise node.failure
-    return 0
+    """Run the node; see vqbet_ros.ros.running.run."""
+    return run('sim_node', SimNode, args)
 
 
 if __name__ == '__main__':

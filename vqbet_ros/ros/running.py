@@ -1,0 +1,67 @@
+"""How every node of this package begins and ends as a process."""
+
+from collections.abc import Callable
+import sys
+from typing import Protocol
+
+import rclpy
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from vqbet_ros.errors import VqbetError
+
+
+class RunnableNode(Protocol):
+    """What `run` asks of a node besides being one.
+
+    Attributes:
+        failure: What ended the node from within, if anything did.
+    """
+
+    failure: BaseException | None
+
+    def start(self) -> bool:
+        """Begin to work; False if that failed and the reason is logged."""
+
+    def close(self) -> None:
+        """End the node's threads; safe to call twice."""
+
+
+def run(name: str, build: Callable[[], RunnableNode], args: list[str] | None) -> int:
+    """Run one node until SIGINT or SIGTERM, in the main thread.
+
+    Args:
+        name: The program's name, for errors.
+        build: Makes the node.
+        args: The command line; None takes the process's own.
+
+    Returns:
+        0 after a signal, 1 after a mistake of the user; other errors propagate.
+    """
+    node: RunnableNode | None = None
+    try:
+        rclpy.init(args=args)
+        node = build()
+        if not node.start():
+            return 1
+        executor = SingleThreadedExecutor()
+        assert isinstance(node, Node)  # noqa: S101 - protocols cannot ask for a base class
+        executor.add_node(node)
+        executor.spin()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except VqbetError as error:
+        print(f'{name}: error: {error}', file=sys.stderr)
+        return 1
+    except Exception:
+        # A signal shuts the context down at any moment; what a callback was publishing fails then.
+        if rclpy.ok():
+            raise
+    finally:
+        if node is not None:
+            node.close()
+            if isinstance(node, Node):
+                node.destroy_node()
+        rclpy.try_shutdown()
+    if node is not None and node.failure is not None:
+        raise node.failure
+    return 0
