@@ -8,14 +8,20 @@ A stream is one topic that feeds the observation. Its name is the camera's name,
 proprioception.
 """
 
-from collections.abc import Iterable, Sequence
 import dataclasses
 from dataclasses import dataclass
-import math
 from pathlib import Path
-import re
 from typing import Literal
 
+from vqbet_ros.checks import (
+    identifier_check,
+    name_checks,
+    positive,
+    require,
+    stream_checks,
+    topic_check,
+    unique_checks,
+)
 from vqbet_ros.errors import ConfigError, listed, SpecMismatch
 from vqbet_ros.structured import from_mapping, load_yaml, to_mapping
 import yaml
@@ -24,9 +30,6 @@ JOINT_STATE = 'sensor_msgs/msg/JointState'
 FLOAT64_MULTI_ARRAY = 'std_msgs/msg/Float64MultiArray'
 IMAGE = 'sensor_msgs/msg/Image'
 COMPRESSED_IMAGE = 'sensor_msgs/msg/CompressedImage'
-
-_NAME = re.compile(r'[A-Za-z_][A-Za-z0-9_]*')
-_TOPIC = re.compile(r'(/[A-Za-z_][A-Za-z0-9_]*)+')
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Crop:
 
     def __post_init__(self) -> None:
         """Refuse rectangles that are empty or start outside the image."""
-        _require(
+        require(
             (self.top >= 0, f'top: got {self.top}, expected 0 or more'),
             (self.left >= 0, f'left: got {self.left}, expected 0 or more'),
             (self.height > 0, f'height: got {self.height}, expected 1 or more'),
@@ -48,8 +51,25 @@ class Crop:
         )
 
 
+class _Timed:
+    """The times of a stream in ns."""
+
+    latency_s: float
+    max_age_s: float
+
+    @property
+    def latency_ns(self) -> int:
+        """Latency in ns."""
+        return round(self.latency_s * 1e9)
+
+    @property
+    def max_age_ns(self) -> int:
+        """Staleness limit in ns."""
+        return round(self.max_age_s * 1e9)
+
+
 @dataclass(frozen=True)
-class CameraSpec:
+class CameraSpec(_Timed):
     """One camera.
 
     Attributes:
@@ -76,11 +96,11 @@ class CameraSpec:
 
     def __post_init__(self) -> None:
         """Check names, sizes and times."""
-        _require(
-            (_NAME.fullmatch(self.name), f'name: got {self.name!r}, expected letters, digits, _'),
+        require(
+            identifier_check('name', self.name),
             (self.height > 0, f'height: got {self.height}, expected 1 or more px'),
             (self.width > 0, f'width: got {self.width}, expected 1 or more px'),
-            *_stream_checks(self.topic, self.rate_hz, self.latency_s, self.max_age_s),
+            *stream_checks(self.topic, self.rate_hz, self.latency_s, self.max_age_s),
         )
 
     @property
@@ -88,19 +108,9 @@ class CameraSpec:
         """The stream's name."""
         return self.name
 
-    @property
-    def latency_ns(self) -> int:
-        """Latency in ns."""
-        return round(self.latency_s * 1e9)
-
-    @property
-    def max_age_ns(self) -> int:
-        """Staleness limit in ns."""
-        return round(self.max_age_s * 1e9)
-
 
 @dataclass(frozen=True)
-class StateSpec:
+class StateSpec(_Timed):
     """One topic of proprioception (or any other vector that the policy sees).
 
     Attributes:
@@ -126,15 +136,15 @@ class StateSpec:
 
     def __post_init__(self) -> None:
         """Check names, units and times."""
-        _require(
-            *_name_checks('names', self.names),
-            *_name_checks('fields', self.fields),
+        require(
+            *name_checks('names', self.names),
+            *name_checks('fields', self.fields),
             (self.unit, "unit: got '', expected for example rad, m or px"),
             (
                 self.type == JOINT_STATE or self.fields == ('position',),
                 f'fields: got {list(self.fields)}, but a {self.type} has none: leave fields out',
             ),
-            *_stream_checks(self.topic, self.rate_hz, self.latency_s, self.max_age_s),
+            *stream_checks(self.topic, self.rate_hz, self.latency_s, self.max_age_s),
         )
 
     @property
@@ -148,16 +158,6 @@ class StateSpec:
         if self.type == FLOAT64_MULTI_ARRAY:
             return self.names
         return tuple(f'{name}/{field}' for field in self.fields for name in self.names)
-
-    @property
-    def latency_ns(self) -> int:
-        """Latency in ns."""
-        return round(self.latency_s * 1e9)
-
-    @property
-    def max_age_ns(self) -> int:
-        """Staleness limit in ns."""
-        return round(self.max_age_s * 1e9)
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class JointLimits:
     def __post_init__(self) -> None:
         """Refuse empty ranges and limits that are not positive."""
         low, high = self.position
-        _require(
+        require(
             (low < high, f'position: got [{low}, {high}], expected [lower, higher]'),
             *(
                 (limit is None or limit > 0, f'{name}: got {limit}, expected more than 0')
@@ -223,11 +223,11 @@ class ActionSpec:
         """Check names, topics and that each joint has its limits."""
         missing = [name for name in self.names if name not in self.limits]
         unknown = [name for name in self.limits if name not in self.names]
-        _require(
-            *_name_checks('names', self.names),
+        require(
+            *name_checks('names', self.names),
             (self.unit, "unit: got '', expected for example rad, m or px"),
-            _topic_check('command_topic', self.command_topic),
-            _topic_check('record_topic', self.record_topic),
+            topic_check('command_topic', self.command_topic),
+            topic_check('record_topic', self.record_topic),
             (not missing, f'limits: missing for {", ".join(missing)}'),
             (not unknown, f'limits: {", ".join(unknown)} is no name of the action'),
         )
@@ -254,13 +254,13 @@ class RobotSpec:
     def __post_init__(self) -> None:
         """Check what holds between the parts."""
         topics = [stream.topic for stream in self.streams]
-        _require(
+        require(
             (self.robot, "robot: got '', expected a name"),
-            (_positive(self.rate_hz), f'rate_hz: got {self.rate_hz}, expected more than 0'),
+            (positive(self.rate_hz), f'rate_hz: got {self.rate_hz}, expected more than 0'),
             (self.streams, 'cameras and state are both empty: the policy would see nothing'),
-            *_unique_checks('cameras', [camera.name for camera in self.cameras]),
-            *_unique_checks('topics', topics),
-            *_unique_checks('state', self.state_names),
+            *unique_checks('cameras', [camera.name for camera in self.cameras]),
+            *unique_checks('topics', topics),
+            *unique_checks('state', self.state_names),
         )
 
     @classmethod
@@ -393,53 +393,3 @@ class RobotSpec:
         for name, unit in zip(self.state_names, units, strict=True):
             meaning[f'state {name}, unit'] = unit
         return meaning
-
-
-_Check = tuple[object, str]
-
-
-def _require(*checks: _Check) -> None:
-    """Raise one ValueError that names every failed check (from_mapping adds where)."""
-    problems = [problem for passed, problem in checks if not passed]
-    if problems:
-        raise ValueError('; '.join(problems))
-
-
-def _positive(value: float) -> bool:
-    return math.isfinite(value) and value > 0
-
-
-def _topic_check(key: str, topic: str) -> _Check:
-    return (
-        _TOPIC.fullmatch(topic),
-        f'{key}: got {topic!r}, expected an absolute topic, /like/this',
-    )
-
-
-def _stream_checks(
-    topic: str, rate_hz: float, latency_s: float, max_age_s: float
-) -> Iterable[_Check]:
-    yield _topic_check('topic', topic)
-    yield (_positive(rate_hz), f'rate_hz: got {rate_hz}, expected more than 0')
-    yield (
-        math.isfinite(latency_s) and latency_s >= 0,
-        f'latency_s: got {latency_s}, expected 0 or more',
-    )
-    yield (_positive(max_age_s), f'max_age_s: got {max_age_s}, expected more than 0')
-    if _positive(rate_hz) and _positive(max_age_s) and latency_s >= 0:
-        yield (
-            max_age_s >= latency_s + 1 / rate_hz,
-            f'max_age_s: got {max_age_s}, but at {rate_hz:g} Hz with a latency of {latency_s:g} s '
-            f'a sample gets {latency_s + 1 / rate_hz:g} s old before the next one comes',
-        )
-
-
-def _name_checks(key: str, names: Sequence[str]) -> Iterable[_Check]:
-    yield (names, f'{key}: got an empty list, expected at least one name')
-    yield (all(names), f"{key}: got an empty name ''")
-    yield from _unique_checks(key, names)
-
-
-def _unique_checks(key: str, names: Sequence[str]) -> Iterable[_Check]:
-    twice = sorted({name for name in names if list(names).count(name) > 1})
-    yield (not twice, f'{key}: {", ".join(twice)} appears more than once')

@@ -57,7 +57,7 @@ def test_channels_go_field_by_field(pusht):
         ("[x, 'y']  # quoted", '[x, x]  # quoted', 'names: x appears more than once'),
         ("[x, 'y']  # quoted", '[]  # quoted', 'names: got an empty list'),
         ('[position]', '[torque]', "got 'torque', expected one of"),
-        ('max_age_s: 0.1 ', 'max_age_s: 0.01 ', 'gets 0.02 s old before the next one comes'),
+        ('max_age_s: 0.1 ', 'max_age_s: 0.01 ', 'a sample is up to 0.02 s old'),
         ('latency_s: 0.0  # the', 'latency_s: -0.1  # the', 'latency_s: got -0.1'),
         ('height: 96', 'height: 0', 'height: got 0, expected 1 or more px'),
         ('crop: null', 'crop: {top: -1, left: 0, height: 0, width: 9}', 'top: got -1'),
@@ -65,6 +65,7 @@ def test_channels_go_field_by_field(pusht):
         ("    'y': {position", "    'z': {position", 'missing for y'),
         ("    'y': {position", "    'z': {position", 'z is no name of the action'),
         ('acceleration: null', 'acceleration: 0.0', 'acceleration: got 0.0'),
+        ('name: top', 'name: top view', "name: got 'top view', expected letters"),
         ('robot: pusht', "robot: ''", "robot: got ''"),
     ],
 )
