@@ -61,7 +61,8 @@ setup(
             'ros-trajectory-msgs>=5.5',
         ],
         # gym-pusht asks for opencv-python, a second cv2 that needs libGL: see CONTRIBUTING.md.
-        'sim': ['gym-pusht>=0.1.8'],
+        # It asks for pygame too, which has no wheels for Python 3.14; pygame-ce is the same module.
+        'sim': ['gym-pusht>=0.1.8', 'pygame-ce>=2.5 ; python_version >= "3.14"'],
         'train': ['matplotlib>=3.8', 'rich>=13.0', 'tensorboard>=2.17', 'zarr>=2.18'],
         'test': [
             'hypothesis>=6.100',
