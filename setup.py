@@ -60,8 +60,8 @@ setup(
             'ros-std-srvs>=5.5',
             'ros-trajectory-msgs>=5.5',
         ],
-        # gym-pusht asks for opencv-python, a second cv2 that needs libGL: see CONTRIBUTING.md.
-        # It asks for pygame too, which has no wheels for Python 3.14; pygame-ce is the same module.
+        # gym-pusht asks for opencv-python, a second cv2 that needs libGL (see CONTRIBUTING.md),
+        # and for pygame, which has no wheels for Python 3.14: pygame-ce is the same module.
         'sim': ['gym-pusht>=0.1.8', 'pygame-ce>=2.5 ; python_version >= "3.14"'],
         'train': ['matplotlib>=3.8', 'rich>=13.0', 'tensorboard>=2.17', 'zarr>=2.18'],
         'test': [
