@@ -48,7 +48,7 @@ help:
 
 venv: $(STAMP)
 
-# As an argument of uv, since uv looks for pyproject.toml (with the override for cv2) where it runs.
+# uv finds pyproject.toml, with the override for cv2, in the folder where it runs.
 $(STAMP): setup.py setup.cfg package.xml pyproject.toml
 	case '$(ROS)' in
 	  wheels) echo '== No ROS 2 is sourced: it comes from PyPI (wheels of ROS 2 Kilted)'
@@ -83,8 +83,7 @@ $(STAMP): setup.py setup.cfg package.xml pyproject.toml
 
 demo: $(STAMP)
 	$(SWEEP)
-	$(ISOLATE)
-	$(BIN)/vqbet demo
+	$(BIN)/vqbet demo $(ARGS)
 
 test: $(STAMP)
 	$(SWEEP)
