@@ -37,9 +37,13 @@ def ament_prefix(needs_launch, tmp_path_factory):
     marker.parent.mkdir(parents=True)
     marker.touch()
     share = prefix / 'share/vqbet_ros'
-    share.mkdir()
+    # Links to files in real folders: `ros2 launch` does not look into linked folders.
     for name in ('package.xml', 'launch', 'config', 'models'):
-        (share / name).symlink_to(ROOT / name)
+        for path in (ROOT / name, *(ROOT / name).rglob('*')):
+            if path.is_file():
+                link = share / path.relative_to(ROOT)
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(path)
     programs = prefix / 'lib/vqbet_ros'
     programs.mkdir(parents=True)
     for name in EXECUTABLES:
