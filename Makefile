@@ -59,7 +59,8 @@ $(STAMP): setup.py setup.cfg package.xml pyproject.toml
 	    check='import sys, rclpy' ;;
 	esac
 	if ! $(PYTHON) -c "$$check" 2>/dev/null; then
-	  echo "make: $(PYTHON) is $$($(PYTHON) --version 2>&1), but .venv needs $$wanted." >&2
+	  found=$$($(PYTHON) --version 2>/dev/null || echo 'not there')
+	  echo "make: $(PYTHON) is $$found, but .venv needs $$wanted." >&2
 	  echo 'make: name one, for example: make $(MAKECMDGOALS) PYTHON=/usr/bin/python3.12' >&2
 	  exit 1
 	fi
