@@ -7,7 +7,9 @@ control thread; `~/enable` lets commands out. The executor's only thread stores 
 from collections.abc import Callable
 from dataclasses import dataclass
 import functools
+import gc
 import sys
+import traceback
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -21,7 +23,7 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import Float64MultiArray, Header
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
-from vqbet_ros.data.messages import DECODERS, header_stamp_ns
+from vqbet_ros.data.messages import DECODERS, header_stamp_ns, warm_up
 from vqbet_ros.errors import BadMessage, VqbetError
 from vqbet_ros.ros import qos
 from vqbet_ros.ros.checkpoints import apply_goal, load_engine, robot_spec
@@ -80,6 +82,20 @@ class PolicyParameters:
     )
 
 
+def _reported(transition: Callable[..., Any]) -> Callable[..., Any]:
+    """Log what a transition raises: rclpy would go on to on_error without a word about it."""
+
+    @functools.wraps(transition)
+    def wrapper(node: 'PolicyNode', state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            return transition(node, state)
+        except Exception:
+            node.get_logger().error(f'{transition.__name__} failed:\n{traceback.format_exc()}')
+            return TransitionCallbackReturn.ERROR
+
+    return wrapper
+
+
 class PolicyNode(LifecycleNode):
     """Wires one Pipeline to topics, services and the lifecycle.
 
@@ -112,6 +128,7 @@ class PolicyNode(LifecycleNode):
 
     # Lifecycle
 
+    @_reported
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load and warm up the policy, then subscribe."""
         try:
@@ -123,6 +140,7 @@ class PolicyNode(LifecycleNode):
         self.changed()
         return super().on_configure(state)
 
+    @_reported
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start both threads."""
         result = super().on_activate(state)
@@ -134,17 +152,20 @@ class PolicyNode(LifecycleNode):
         self.changed()
         return result
 
+    @_reported
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop the commands, then the threads."""
         self.close()
         self.changed()
         return super().on_deactivate(state)
 
+    @_reported
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Let the policy and the subscriptions go."""
         self._release()
         return super().on_cleanup(state)
 
+    @_reported
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop and let everything go, from any state."""
         self._release()
@@ -176,6 +197,7 @@ class PolicyNode(LifecycleNode):
         apply_goal(self._engine, goal)
         self._goal = goal
         self._engine.warm_up()
+        warm_up(part.type for part in spec.streams)
         self.pipeline = Pipeline(
             self._engine,
             spec,
@@ -204,6 +226,9 @@ class PolicyNode(LifecycleNode):
                 raw=True,
             )
             self._wired.append(functools.partial(self.destroy_subscription, subscription))
+        # What is loaded stays: walking through torch's objects would stop all threads for 40 ms.
+        gc.collect()
+        gc.freeze()
         self.get_logger().info(
             f'{spec.robot}: {", ".join(part.topic for part in spec.streams)} -> '
             f'{spec.action.command_topic}, policy of {spec.rate_hz:g} Hz on '
@@ -215,6 +240,7 @@ class PolicyNode(LifecycleNode):
         for undo in self._wired:
             undo()
         self._wired, self.pipeline, self._engine = [], None, None
+        gc.unfreeze()
 
     # Callbacks of the executor
 

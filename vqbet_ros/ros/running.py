@@ -1,6 +1,7 @@
 """How every node of this package begins and ends as a process."""
 
 from collections.abc import Callable
+import signal
 import sys
 from typing import Protocol
 
@@ -57,6 +58,9 @@ def run(name: str, build: Callable[[], RunnableNode], args: list[str] | None) ->
         if rclpy.ok():
             raise
     finally:
+        # launch and the terminal may each send a signal: the second must not cut the ending short.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         if node is not None:
             node.close()
             if isinstance(node, Node):

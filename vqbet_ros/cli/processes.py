@@ -1,0 +1,90 @@
+"""Child processes that never outlive the program, and whose last words are shown."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+import signal
+import subprocess
+from types import TracebackType
+
+from vqbet_ros.errors import VqbetError
+
+_LAST_LINES = 20
+
+
+class Processes:
+    """Starts processes; as a context manager it ends them all, whatever happens.
+
+    Args:
+        directory: Each process's output goes to <directory>/<name>.log.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> 'Processes':
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        """Start one process.
+
+        Args:
+            name: For messages and for the log file.
+            command: Program and arguments.
+            environment: All of its environment variables.
+        """
+        with self.log(name).open('wb') as log:
+            # A session of its own: Ctrl-C reaches us alone, and we end the processes in order.
+            self._running[name] = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=dict(environment),
+                start_new_session=True,
+            )
+
+    def log(self, name: str) -> Path:
+        """Return where a process's output goes."""
+        return self._directory / f'{name}.log'
+
+    def check(self) -> None:
+        """Make sure that all are still running.
+
+        Raises:
+            VqbetError: One has ended; its last lines are told.
+        """
+        for name, process in self._running.items():
+            status = process.poll()
+            if status is not None:
+                raise VqbetError(f'{name} ended with status {status}; {self.last_lines(name)}')
+
+    def last_lines(self, name: str) -> str:
+        """Return the end of a process's output, with where the rest is."""
+        text = self.log(name).read_text(encoding='utf-8', errors='replace')
+        tail = '\n'.join(f'  | {line}' for line in text.splitlines()[-_LAST_LINES:])
+        return f'the end of {self.log(name)}:\n{tail or "  (it is empty)"}'
+
+    def stop(self) -> None:
+        """End all: SIGINT first, then SIGTERM, then SIGKILL."""
+        for number, patience_s in (
+            (signal.SIGINT, 5.0),
+            (signal.SIGTERM, 3.0),
+            (signal.SIGKILL, 5.0),
+        ):
+            left = [process for process in self._running.values() if process.poll() is None]
+            for process in left:
+                process.send_signal(number)
+            for process in left:
+                try:
+                    process.wait(patience_s)
+                except subprocess.TimeoutExpired:
+                    continue  # the next signal is stronger
