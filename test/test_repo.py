@@ -200,3 +200,30 @@ def test_make_names_every_target():
     text = (ROOT / 'Makefile').read_text(encoding='utf-8')
     targets = set(re.findall(r'^\.PHONY:(.*)$', text, re.MULTILINE)[0].split()) - {'help'}
     assert {line.split()[1] for line in result.stdout.splitlines()} == targets
+
+
+def test_what_the_readme_names_exists():
+    readme = ROOT / 'README.md'
+    if not readme.is_file():
+        pytest.skip('there is no README.md yet')
+    from vqbet_ros.cli.main import build_parser
+
+    text = readme.read_text('utf-8')
+    commands = next(
+        action.choices for action in build_parser()._actions if isinstance(action.choices, dict)
+    )
+    programs = {name for name, _, _ in console_scripts()}
+    launch_files = {path.name for path in (ROOT / 'launch').iterdir()}
+    makefile = (ROOT / 'Makefile').read_text('utf-8')
+    for pattern, known in (
+        (r'(?:^|`|/)vqbet ([a-z]+)', set(commands)),
+        (r'(?:^|`)make ([a-z]+)', set(re.findall(r'^([a-z]+):', makefile, re.MULTILINE))),
+        (r'ros2 run vqbet_ros (\w+)', programs),
+        (r'ros2 launch vqbet_ros (\S+)', launch_files),
+    ):
+        named = set(re.findall(pattern, text, re.MULTILINE))
+        assert named <= known, f'README.md names {named - known}, but there is {known}'
+    links = {
+        link for link in re.findall(r'\]\(([^)#:]+)[^)]*\)', text) if not link.startswith('http')
+    }
+    assert not {link for link in links if not (ROOT / link).exists()}
