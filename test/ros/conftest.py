@@ -1,23 +1,11 @@
 """Real nodes over real DDS: one context and one domain for each test, and waiting on events."""
 
 from collections.abc import Iterator
-import os
-from pathlib import Path
 import random
 import threading
 from typing import Any
 
 import pytest
-
-# Before the first context: nothing of these tests leaves this machine.
-os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
-if os.environ.get('ROS_DISTRO') == 'humble':
-    os.environ['ROS_LOCALHOST_ONLY'] = '1'  # Humble's name for it
-_PROFILES = Path(__file__).resolve().parents[2] / 'config' / 'fastdds.xml'
-if _PROFILES.is_file():
-    _OLD = os.environ.get('ROS_DISTRO') in ('humble', 'iron', 'jazzy')
-    _NAME = 'FASTRTPS_DEFAULT_PROFILES_FILE' if _OLD else 'FASTDDS_DEFAULT_PROFILES_FILE'
-    os.environ.setdefault(_NAME, str(_PROFILES))
 
 TIMEOUT_S = 20.0
 

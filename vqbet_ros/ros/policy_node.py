@@ -30,7 +30,7 @@ from vqbet_ros.ros.checkpoints import apply_goal, load_engine, robot_spec
 from vqbet_ros.ros.diagnostics import diagnostic
 from vqbet_ros.ros.parameters import declare, parameter
 from vqbet_ros.ros.pipeline import Pipeline
-from vqbet_ros.ros.report import Reporter
+from vqbet_ros.ros.report import Reporter, warm_up_report
 from vqbet_ros.ros.running import run
 from vqbet_ros.runtime.plan import Chunk
 from vqbet_ros.spec import (
@@ -66,7 +66,7 @@ class PolicyParameters:
         'auto', "'auto' takes a CUDA GPU if there is one.", choices=('auto', 'cpu', 'cuda')
     )
     threads: int = parameter(
-        0, 'CPU threads of the inference; 0: as torch chooses.', bounds=(0, 256)
+        0, 'CPU threads of the inference; 0: all cores but one.', bounds=(0, 256)
     )
     control_rate_hz: float = parameter(
         0.0, "Rate of the commands in Hz; 0: the spec's rate.", bounds=(0.0, 1000.0)
@@ -183,6 +183,11 @@ class PolicyNode(LifecycleNode):
             self.trigger_configure() == done and self.trigger_activate() == done
         )
 
+    def destroy_node(self) -> None:
+        """Let everything go, from any state."""
+        self._release()
+        super().destroy_node()
+
     def close(self) -> None:
         """Stop the commands and the threads; safe in every state."""
         self._active = False
@@ -198,6 +203,7 @@ class PolicyNode(LifecycleNode):
         self._goal = goal
         self._engine.warm_up()
         warm_up(part.type for part in spec.streams)
+        warm_up_report()
         self.pipeline = Pipeline(
             self._engine,
             spec,

@@ -1,0 +1,177 @@
+"""`vqbet demo` as a user runs it: three processes, a real checkpoint, real signals."""
+
+import json
+import os
+from pathlib import Path
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+pytest.importorskip('rclpy', reason="needs rclpy: extra 'ros' or a sourced ROS 2")
+pytest.importorskip('gym_pusht', reason="needs gym-pusht: extra 'sim'")
+
+import cv2
+import numpy as np
+from vqbet_ros.config import ModelConfig, VisionConfig
+from vqbet_ros.policy.checkpoint import save_checkpoint
+from vqbet_ros.policy.normalizer import Stats
+from vqbet_ros.policy.policy import Policy
+from vqbet_ros.resources import resource
+from vqbet_ros.sim.pusht import PushTWorld
+from vqbet_ros.spec import RobotSpec
+
+ROOT = Path(__file__).resolve().parents[2]
+SEED = 3
+
+
+def constant(values):
+    """Statistics of channels that never moved: whatever the network says, this comes out."""
+    return Stats(min=values, max=values, mean=values, std=tuple(0.0 for _ in values))
+
+
+def make_checkpoint(directory, target):
+    """Save a tiny policy that always commands the same place."""
+    spec = RobotSpec.from_yaml(resource('config/robots/pusht.yaml'))
+    config = ModelConfig(
+        history=2,
+        layers=1,
+        heads=2,
+        width=16,
+        latent=8,
+        tokenizer_hidden=8,
+        codebook_size=4,
+        vision=VisionConfig(weights='none', stages=1, features=8),
+    )
+    policy = Policy(
+        config,
+        spec,
+        {
+            'state': Stats(
+                min=(0.0, 0.0), max=(512.0, 512.0), mean=(256.0,) * 2, std=(100.0,) * 2
+            ),
+            'action': constant(tuple(float(value) for value in target)),
+        },
+    ).eval()
+    save_checkpoint(directory, policy, card='a test', training={})
+    return directory
+
+
+def start_demo(checkpoint, out, *arguments):
+    command = [sys.executable, '-m', 'vqbet_ros.cli.main', 'demo', '--checkpoint', str(checkpoint)]
+    return subprocess.Popen(
+        [*command, '--out', str(out), '--seed', str(SEED), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+        start_new_session=True,
+    )
+
+
+def run_demo(checkpoint, out, *arguments):
+    process = start_demo(checkpoint, out, *arguments)
+    try:
+        text, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    return process.returncode, text
+
+
+def children_of(session):
+    """List the command lines of the demo's nodes that are still there."""
+    found = []
+    for path in Path('/proc').glob('[0-9]*/environ'):
+        try:
+            if f'VQBET_TEST_SESSION={session}'.encode() in path.read_bytes():
+                found.append(path.with_name('cmdline').read_bytes().replace(b'\0', b' ').decode())
+        except OSError:
+            continue  # it ended while we looked, or is not ours
+    return [line for line in found if 'vqbet_ros.ros.' in line]
+
+
+@pytest.fixture
+def session(monkeypatch):
+    """Mark the processes of this test by an environment variable that they inherit."""
+    name = f'{os.getpid()}-{threading.get_ident()}'
+    monkeypatch.setenv('VQBET_TEST_SESSION', name)
+    return name
+
+
+def test_a_policy_that_pushes_the_block(tmp_path, session):
+    block = PushTWorld(SEED).state()[2:4]
+    checkpoint = make_checkpoint(tmp_path / 'checkpoint', block)
+    status, text = run_demo(
+        checkpoint, tmp_path / 'out', '--episodes', '2', '--seconds', '3', '--rate', '20'
+    )
+    assert status == 0, text
+    summary = json.loads((tmp_path / 'out/summary.json').read_text())
+    assert [set(e) >= {'max_overlap', 'final_overlap', 'steps'} for e in summary['episodes']]
+    assert [episode['seed'] for episode in summary['episodes']] == [SEED, SEED + 1]
+    assert summary['episodes'][0]['moved_block']
+    for episode in summary['episodes']:
+        assert 28 <= episode['steps'] <= 33
+        assert 0 <= episode['final_overlap'] <= episode['max_overlap'] <= 1
+    for key in ('control_period_ms', 'inference_ms', 'latency_ms'):
+        assert set(summary[key]) == {'p50', 'p99', 'max'}
+        assert 0 < summary[key]['p50'] <= summary[key]['p99'] <= summary[key]['max']
+    assert summary['control_period_ms']['p50'] == pytest.approx(50, abs=5)
+    assert 100 <= summary['ticks'] <= 130
+    assert 'observation to command' in text
+    for index in range(2):
+        video = cv2.VideoCapture(str(tmp_path / f'out/episode_{index}.mp4'))
+        assert video.get(cv2.CAP_PROP_FRAME_COUNT) >= 20
+        readable, frame = video.read()
+        assert readable
+        assert frame.shape == (384, 384, 3)
+        video.release()
+    assert not children_of(session)
+
+
+def test_a_policy_that_never_moves_the_block_is_a_failure(tmp_path, session):
+    pusher = PushTWorld(SEED).pusher()
+    checkpoint = make_checkpoint(tmp_path / 'checkpoint', pusher)
+    status, text = run_demo(checkpoint, tmp_path / 'out', '--episodes', '1', '--seconds', '2')
+    assert status == 1, text
+    assert 'vqbet: error: the policy never moved the block' in text
+    assert 'Traceback' not in text
+    episode = json.loads((tmp_path / 'out/summary.json').read_text())['episodes'][0]
+    assert not episode['moved_block']
+    assert not children_of(session)
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_all_its_processes(tmp_path, session, number):
+    checkpoint = make_checkpoint(tmp_path / 'checkpoint', np.array([100.0, 100.0]))
+    process = start_demo(checkpoint, tmp_path / 'out')
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if 'sim_node runs' in line:
+            break
+    assert len(children_of(session)) == 2, lines
+    process.send_signal(number)
+    rest, _ = process.communicate(timeout=20)
+    assert process.returncode == 130, rest
+    assert 'Traceback' not in rest
+    assert not children_of(session)
+
+
+def test_a_half_written_checkpoint_is_one_clear_error(tmp_path, session):
+    checkpoint = make_checkpoint(tmp_path / 'checkpoint', np.array([100.0, 100.0]))
+    weights = checkpoint / 'model.safetensors'
+    weights.write_bytes(weights.read_bytes()[:1000])
+    status, text = run_demo(checkpoint, tmp_path / 'out')
+    assert status == 1
+    assert 'policy_node refused to configure' in text
+    assert 'model.safetensors' in text
+    assert not children_of(session)
+
+
+def test_a_missing_checkpoint_is_told_before_anything_starts(tmp_path, session):
+    status, text = run_demo(tmp_path / 'nowhere', tmp_path / 'out')
+    assert status == 1
+    assert f'{tmp_path}/nowhere is no checkpoint directory' in text
+    assert not (tmp_path / 'out').exists()
