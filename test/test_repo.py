@@ -196,7 +196,9 @@ def test_the_dds_profile_is_well_formed():
 
 
 def test_make_names_every_target():
-    result = subprocess.run(['make', 'help'], cwd=ROOT, capture_output=True, text=True, check=True)
+    # Also below `make test`, where make would add lines about entering and leaving folders.
+    command = ['make', '--no-print-directory', 'help']
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     text = (ROOT / 'Makefile').read_text(encoding='utf-8')
     targets = set(re.findall(r'^\.PHONY:(.*)$', text, re.MULTILINE)[0].split()) - {'help'}
     assert {line.split()[1] for line in result.stdout.splitlines()} == targets
