@@ -9,20 +9,16 @@ import random
 import signal
 import statistics
 import sys
-import threading
 import time
 from typing import Any
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
+from vqbet_ros.cli.demo_video import DemoVideo
 from vqbet_ros.cli.processes import Processes
 from vqbet_ros.errors import VqbetError
 from vqbet_ros.resources import resource
 from vqbet_ros.spec import RobotSpec
 
-_ZOOM = 4
-_TABLE_PX = 512  # the side of PushT's world
+_PACKAGED = Path('models/pusht_image')
 _MOVED_PX, _MOVED_RAD = 1.0, 0.01  # far more than a block at rest ever moves
 _MEASURES = {'control_period_ms': 'control', 'inference_ms': 'inference', 'latency_ms': 'latency'}
 _TITLES = {
@@ -45,7 +41,10 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
-        '--checkpoint', type=Path, help='checkpoint directory; None: the packaged pusht_image'
+        '--checkpoint',
+        type=Path,
+        default=_PACKAGED,
+        help='checkpoint directory, here or in the package',
     )
     parser.add_argument('--episodes', type=_positive_int, default=2, help='how many episodes')
     parser.add_argument(
@@ -59,7 +58,9 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument('--device', default='auto', help='auto, cpu or cuda')
     parser.add_argument('--out', type=Path, default=Path('out/demo'), help='where results go')
-    parser.add_argument('--json', type=Path, help='write summary.json there too')
+    parser.add_argument(
+        '--json', type=Path, default=argparse.SUPPRESS, help='write summary.json there too'
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -69,7 +70,9 @@ def run(args: argparse.Namespace) -> int:
         VqbetError: A process ended, something did not answer in time, or the policy never moved
             the block.
     """
-    checkpoint = args.checkpoint or resource('models/pusht_image')
+    checkpoint = args.checkpoint
+    if checkpoint == _PACKAGED and not checkpoint.exists():
+        checkpoint = resource(str(_PACKAGED))
     if not (checkpoint / 'spec.yaml').is_file():
         raise VqbetError(f'{checkpoint} is no checkpoint directory: it has no spec.yaml')
     args.out.mkdir(parents=True, exist_ok=True)
@@ -97,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
         )
         summary = _drive(args, spec, processes, say)
     text = json.dumps(summary, indent=2) + '\n'
-    for path in filter(None, (args.out / 'summary.json', args.json)):
+    for path in filter(None, (args.out / 'summary.json', getattr(args, 'json', None))):
         path.write_text(text, encoding='utf-8')
     print(_table(summary), flush=True)
     say(f'wrote {args.out}/summary.json and {args.episodes} video(s)')
@@ -116,7 +119,7 @@ def _drive(
     # rclpy reads the environment when it is imported.
     from vqbet_ros.ros.demo_monitor import DemoMonitor
 
-    video = _Video(spec.cameras[0].rate_hz if spec.cameras else 10.0)
+    video = DemoVideo(spec.cameras[0].rate_hz if spec.cameras else 10.0)
     monitor = DemoMonitor(spec, processes.check, video.add)
     try:
         monitor.wait_for_simulator(30.0)
@@ -145,7 +148,7 @@ def _drive(
         video.close()
         monitor.close()
     return {
-        'checkpoint': str(args.checkpoint or 'models/pusht_image'),
+        'checkpoint': str(args.checkpoint),
         'seed': args.seed,
         'control_rate_hz': args.rate,
         'episodes': episodes,
@@ -245,68 +248,6 @@ class _Clock:
 
     def __call__(self, text: str) -> None:
         print(f'[{time.monotonic() - self._start_s:6.1f} s] {text}', flush=True)
-
-
-class _Video:
-    """Writes the frames of one episode after another, enlarged, with what was measured.
-
-    Frames come from another thread than `open` and `close`.
-    """
-
-    def __init__(self, rate_hz: float) -> None:
-        self._rate_hz = rate_hz
-        self._lock = threading.Lock()
-        self._path: Path | None = None
-        self._writer: cv2.VideoWriter | None = None
-
-    def open(self, path: Path) -> None:
-        """Begin a video; its size is that of the first frame."""
-        with self._lock:
-            self._path = path
-
-    def add(
-        self, image: NDArray[np.uint8], score: dict[str, str], command: list[float] | None
-    ) -> None:
-        """Write one frame, if a video is open.
-
-        Args:
-            image: (H, W, 3) RGB.
-            score: What sim_node measures.
-            command: Target (x, y) in px of the table, drawn as a cross.
-        """
-        with self._lock:
-            if self._path is None or not score:
-                return
-            frame = _draw(image, score, command)
-            if self._writer is None:
-                code = cv2.VideoWriter.fourcc(*'mp4v')
-                height, width = frame.shape[:2]
-                size = (width, height)
-                self._writer = cv2.VideoWriter(str(self._path), code, self._rate_hz, size)
-            self._writer.write(frame)
-
-    def close(self) -> None:
-        """End the video, if one is open."""
-        with self._lock:
-            self._path = None
-            if self._writer is not None:
-                self._writer.release()
-                self._writer = None
-
-
-def _draw(
-    image: NDArray[np.uint8], score: dict[str, str], command: list[float] | None
-) -> NDArray[np.uint8]:
-    """Enlarge a frame and write on it; returns BGR, as OpenCV's writer takes it."""
-    height, width = (side * _ZOOM for side in image.shape[:2])
-    frame = cv2.resize(image[..., ::-1], (width, height), interpolation=cv2.INTER_CUBIC)
-    if command is not None:
-        x, y = (round(value * width / _TABLE_PX) for value in command[:2])
-        cv2.drawMarker(frame, (x, y), (0, 0, 255), cv2.MARKER_CROSS, 12, 2)
-    text = f'overlap {float(score["coverage"]):.2f}, best {float(score["max_coverage"]):.2f}'
-    font = cv2.FONT_HERSHEY_SIMPLEX
-    cv2.putText(frame, text, (8, 20), font, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
-    return np.asarray(frame, dtype=np.uint8)
 
 
 def _positive_int(text: str) -> int:

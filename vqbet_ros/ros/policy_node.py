@@ -19,35 +19,20 @@ from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.time import Time
-from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import Float64MultiArray, Header
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
-from vqbet_ros.data.messages import DECODERS, header_stamp_ns, warm_up
-from vqbet_ros.errors import BadMessage, VqbetError
+from vqbet_ros.data.messages import DECODERS, warm_up
+from vqbet_ros.errors import VqbetError
 from vqbet_ros.ros import qos
 from vqbet_ros.ros.checkpoints import apply_goal, load_engine, robot_spec
 from vqbet_ros.ros.diagnostics import diagnostic
+from vqbet_ros.ros.inputs import Input
 from vqbet_ros.ros.parameters import declare, parameter
 from vqbet_ros.ros.pipeline import Pipeline
 from vqbet_ros.ros.report import Reporter, warm_up_report
 from vqbet_ros.ros.running import run
 from vqbet_ros.runtime.plan import Chunk
-from vqbet_ros.spec import (
-    CameraSpec,
-    COMPRESSED_IMAGE,
-    FLOAT64_MULTI_ARRAY,
-    IMAGE,
-    JOINT_STATE,
-    StateSpec,
-)
-
-_MESSAGES = {
-    IMAGE: Image,
-    COMPRESSED_IMAGE: CompressedImage,
-    JOINT_STATE: JointState,
-    FLOAT64_MULTI_ARRAY: Float64MultiArray,
-}
 
 
 @dataclass(frozen=True)
@@ -117,6 +102,7 @@ class PolicyNode(LifecycleNode):
         self._engine: Any = None
         self._active = False
         self._goal = ''
+        self._inputs: list[Input] = []
         self._wired: list[Callable[[], object]] = []  # undo what configure created
         self._reporter = Reporter(self.get_fully_qualified_name(), self.get_name(), '')
         self._status = self.create_publisher(DiagnosticStatus, '~/status', qos.STATUS)
@@ -223,15 +209,8 @@ class PolicyNode(LifecycleNode):
             functools.partial(self.destroy_lifecycle_publisher, publisher)
             for publisher in (self._command, self._plan)
         ]
-        for part in spec.streams:
-            subscription = self.create_subscription(
-                _MESSAGES[part.type],
-                part.topic,
-                functools.partial(self._on_message, part),
-                qos.SENSOR_INPUT,
-                raw=True,
-            )
-            self._wired.append(functools.partial(self.destroy_subscription, subscription))
+        self._inputs = [Input(self, part, self.pipeline) for part in spec.streams]
+        self._wired += [stream.destroy for stream in self._inputs]
         # What is loaded stays: walking through torch's objects would stop all threads for 40 ms.
         gc.collect()
         gc.freeze()
@@ -245,21 +224,10 @@ class PolicyNode(LifecycleNode):
         self.close()
         for undo in self._wired:
             undo()
-        self._wired, self.pipeline, self._engine = [], None, None
+        self._wired, self._inputs, self.pipeline, self._engine = [], [], None, None
         gc.unfreeze()
 
     # Callbacks of the executor
-
-    def _on_message(self, part: CameraSpec | StateSpec, payload: bytes) -> None:
-        pipeline = self.pipeline
-        if pipeline is None:
-            return
-        try:
-            stamp_ns = header_stamp_ns(payload, part.type)
-        except BadMessage as error:
-            pipeline.buffer.put_bad(part.stream, str(error))
-            return
-        pipeline.put(part.stream, stamp_ns, self.get_clock().now().nanoseconds, payload)
 
     def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         if self.pipeline is None or not self._active:
@@ -290,7 +258,8 @@ class PolicyNode(LifecycleNode):
         array.status = [self._state_status()]
         if self.pipeline is not None:
             now_ns = self.get_clock().now().nanoseconds
-            array.status += self._reporter.components(self.pipeline, now_ns)
+            lost = {stream.part.stream: stream.lost for stream in self._inputs}
+            array.status += self._reporter.components(self.pipeline, now_ns, lost)
         self._diagnostics.publish(array)
 
     def _on_parameters(self, parameters: list[Parameter]) -> SetParametersResult:

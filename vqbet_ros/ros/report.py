@@ -72,12 +72,15 @@ class Reporter:
         message = f'{state.value}: {text}' if text else state.value
         return self._component('state', _LEVELS[state], message, values)
 
-    def components(self, pipeline: Pipeline, now_ns: int) -> list[DiagnosticStatus]:
+    def components(
+        self, pipeline: Pipeline, now_ns: int, lost: Mapping[str, int]
+    ) -> list[DiagnosticStatus]:
         """Return the content of `/diagnostics`, but for the state; call it about once a second.
 
         Args:
             pipeline: The pipeline.
             now_ns: Now.
+            lost: For each stream, how many messages did not arrive.
         """
         statistics = pipeline.statistics
         control = statistics.control
@@ -101,10 +104,12 @@ class Reporter:
                 f'{sum(clamped.values())} command(s) clamped',
                 {f'clamped {name}': count for name, count in clamped.items()},
             ),
-            *self._observations(pipeline, now_ns),
+            *self._observations(pipeline, now_ns, lost),
         ]
 
-    def _observations(self, pipeline: Pipeline, now_ns: int) -> list[DiagnosticStatus]:
+    def _observations(
+        self, pipeline: Pipeline, now_ns: int, lost: Mapping[str, int]
+    ) -> list[DiagnosticStatus]:
         counts, ages = pipeline.buffer.counts(), pipeline.buffer.ages_ns(now_ns)
         reasons = {reason.stream: reason for reason in pipeline.buffer.check(now_ns)}
         elapsed_s = (now_ns - self._last_ns) / 1e9 if self._last_ns is not None else 0.0
@@ -121,6 +126,7 @@ class Reporter:
                 'age_ms': 'none' if age_ns is None else f'{age_ns / 1e6:.0f}',
                 'max_age_ms': f'{part.max_age_s * 1e3:g}',
                 'received': count.received,
+                'lost': lost.get(name, 0),
                 'dropped': count.not_newer + count.before_reset,
                 'unstamped': count.unstamped,
                 'bad_messages': count.bad,
