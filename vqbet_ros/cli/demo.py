@@ -56,7 +56,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         '--rate', type=_positive_float, default=50.0, help='rate of the commands, in Hz'
     )
-    parser.add_argument('--device', default='auto', help='auto, cpu or cuda')
+    parser.add_argument(
+        '--device', default='auto', choices=('auto', 'cpu', 'cuda'), help='of the inference'
+    )
     parser.add_argument('--out', type=Path, default=Path('out/demo'), help='where results go')
     parser.add_argument(
         '--json', type=Path, default=argparse.SUPPRESS, help='write summary.json there too'

@@ -93,7 +93,7 @@ def decode_image(cdr: bytes, camera: CameraSpec) -> NDArray[np.uint8]:
     pixels = np.lib.stride_tricks.as_strided(
         message.data, shape=(height, width, channels), strides=(step, channels, 1), writeable=False
     )
-    return _to_spec_size(pixels[..., order], camera)
+    return to_spec_size(pixels[..., order], camera)
 
 
 def decode_compressed_image(cdr: bytes, camera: CameraSpec) -> NDArray[np.uint8]:
@@ -127,7 +127,7 @@ def decode_compressed_image(cdr: bytes, camera: CameraSpec) -> NDArray[np.uint8]
     pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
     if pixels is None:
         raise BadMessage(f'{what}: {len(content)} bytes that do not decode')
-    return _to_spec_size(pixels[..., ::-1].astype(np.uint8, copy=False), camera)
+    return to_spec_size(pixels[..., ::-1].astype(np.uint8, copy=False), camera)
 
 
 def decode_joint_state(cdr: bytes, state: StateSpec) -> NDArray[np.float64]:
@@ -192,6 +192,46 @@ def decode_float64_array(cdr: bytes, state: StateSpec) -> NDArray[np.float64]:
     return _finite(message.data.astype(np.float64), state)
 
 
+def to_spec_size(pixels: NDArray[np.uint8], camera: CameraSpec) -> NDArray[np.uint8]:
+    """Cut out the camera's crop, then shrink without aliasing; refuse what would distort.
+
+    Args:
+        pixels: (H, W, 3) RGB as the camera delivers it.
+        camera: Says the crop in source pixels, and the size to deliver.
+
+    Returns:
+        (height, width, 3) contiguous; the same pixels where the size is already right.
+
+    Raises:
+        BadMessage: Smaller than the crop or the size, or of another shape.
+    """
+    height, width = pixels.shape[:2]
+    got = f"camera '{camera.name}': the picture is {width}x{height}"
+    if camera.crop is not None:
+        bottom, right = camera.crop.top + camera.crop.height, camera.crop.left + camera.crop.width
+        if bottom > height or right > width:
+            raise BadMessage(
+                f'{got}, too small for the crop that ends at column {right}, row {bottom}'
+            )
+        pixels = pixels[camera.crop.top : bottom, camera.crop.left : right]
+        height, width = pixels.shape[:2]
+    if (height, width) == (camera.height, camera.width):
+        return np.ascontiguousarray(pixels)
+    wanted = f'expected {camera.width}x{camera.height}'
+    if height < camera.height or width < camera.width:
+        raise BadMessage(f'{got}, {wanted} or larger: set the camera to a larger mode')
+    stretch = (width / height) / (camera.width / camera.height)
+    if abs(stretch - 1.0) > _ASPECT_TOLERANCE:
+        raise BadMessage(
+            f'{got}, {wanted} or the same shape: set the camera to that shape, '
+            "or cut it with the spec's `crop`"
+        )
+    resized = cv2.resize(
+        np.ascontiguousarray(pixels), (camera.width, camera.height), interpolation=cv2.INTER_AREA
+    )
+    return np.ascontiguousarray(resized, dtype=np.uint8)
+
+
 DECODERS: dict[str, Callable[[bytes, Any], NDArray[Any]]] = {
     IMAGE: decode_image,
     COMPRESSED_IMAGE: decode_compressed_image,
@@ -231,35 +271,6 @@ def _deserialize(cdr: bytes, type_name: str) -> Any:
     if end + 4 > len(cdr) + 3 or len(cdr) - end - 4 > _MAX_TRAILING_BYTES:
         raise BadMessage(f'{type_name}: {len(cdr)} bytes for a message of {end + 4}')
     return message
-
-
-def _to_spec_size(pixels: NDArray[np.uint8], camera: CameraSpec) -> NDArray[np.uint8]:
-    """Crop in source pixels, then shrink without aliasing; refuse what would distort."""
-    height, width = pixels.shape[:2]
-    got = f"camera '{camera.name}': the picture is {width}x{height}"
-    if camera.crop is not None:
-        bottom, right = camera.crop.top + camera.crop.height, camera.crop.left + camera.crop.width
-        if bottom > height or right > width:
-            raise BadMessage(
-                f'{got}, too small for the crop that ends at column {right}, row {bottom}'
-            )
-        pixels = pixels[camera.crop.top : bottom, camera.crop.left : right]
-        height, width = pixels.shape[:2]
-    if (height, width) == (camera.height, camera.width):
-        return np.ascontiguousarray(pixels)
-    wanted = f'expected {camera.width}x{camera.height}'
-    if height < camera.height or width < camera.width:
-        raise BadMessage(f'{got}, {wanted} or larger: set the camera to a larger mode')
-    stretch = (width / height) / (camera.width / camera.height)
-    if abs(stretch - 1.0) > _ASPECT_TOLERANCE:
-        raise BadMessage(
-            f'{got}, {wanted} or the same shape: set the camera to that shape, '
-            "or cut it with the spec's `crop`"
-        )
-    resized = cv2.resize(
-        np.ascontiguousarray(pixels), (camera.width, camera.height), interpolation=cv2.INTER_AREA
-    )
-    return np.ascontiguousarray(resized, dtype=np.uint8)
 
 
 def _finite(values: NDArray[np.float64], state: StateSpec) -> NDArray[np.float64]:

@@ -11,6 +11,7 @@ Legend: B batch, h history, W chunk, g goal steps.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,5 +120,9 @@ def batch_of(step: int, count: int, batch: int, seed: int) -> Rows:
     batch = min(batch, count)
     per_epoch = count // batch
     epoch, position = divmod(step, per_epoch)
-    order = np.random.default_rng((seed, epoch)).permutation(count)
-    return order[position * batch : (position + 1) * batch].astype(np.int64)
+    return _permutation(count, seed, epoch)[position * batch : (position + 1) * batch]
+
+
+@lru_cache(maxsize=4)
+def _permutation(count: int, seed: int, epoch: int) -> Rows:
+    return np.random.default_rng((seed, epoch)).permutation(count).astype(np.int64)
