@@ -66,7 +66,7 @@ setup(
         'train': ['matplotlib>=3.8', 'rich>=13.0', 'tensorboard>=2.17', 'zarr>=2.18'],
         'test': [
             'hypothesis>=6.100',
-            'mypy>=1.10',
+            'mypy>=2.4',
             'pytest>=8.0',
             'ruff>=0.17',
             'types-PyYAML>=6.0.12',
