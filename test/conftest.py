@@ -34,18 +34,6 @@ def pytest_report_header(config):
     return 'ROS: ' + ', '.join(f'{name}={os.environ.get(name, "")}' for name in shown)
 
 
-@pytest.fixture
-def ros_context():
-    """Give a test a context of its own, so that nodes of two tests never share one."""
-    rclpy = pytest.importorskip(
-        'rclpy', reason='rclpy is not installed: extra [ros], or source a ROS 2'
-    )
-    context = rclpy.Context()
-    rclpy.init(context=context)
-    yield context
-    rclpy.try_shutdown(context=context)
-
-
 @pytest.fixture(scope='session')
 def pusht_zarr():
     """Find the public PushT demonstrations, which do not come with the repository."""
