@@ -5,7 +5,6 @@ control thread; `~/enable` lets commands out. The executor's only thread stores 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 import functools
 import gc
 import sys
@@ -28,43 +27,12 @@ from vqbet_ros.ros import qos
 from vqbet_ros.ros.checkpoints import apply_goal, load_engine, robot_spec
 from vqbet_ros.ros.diagnostics import diagnostic
 from vqbet_ros.ros.inputs import Input
-from vqbet_ros.ros.parameters import declare, parameter
+from vqbet_ros.ros.parameters import declare
 from vqbet_ros.ros.pipeline import Pipeline
+from vqbet_ros.ros.policy_parameters import PolicyParameters
 from vqbet_ros.ros.report import Reporter, warm_up_report
 from vqbet_ros.ros.running import run
 from vqbet_ros.runtime.plan import Chunk
-
-
-@dataclass(frozen=True)
-class PolicyParameters:
-    """The parameters of `policy_node`."""
-
-    checkpoint: str = parameter('', 'Checkpoint directory; needed.')
-    spec: str = parameter('', "The robot's spec (YAML file); empty: the checkpoint's own.")
-    goal: str = parameter(
-        '',
-        'Goal: PATH[:frame] of a dataset (frame counts over all of it), or an image file; '
-        'empty: no goal.',
-        read_only=False,
-    )
-    device: str = parameter(
-        'auto', "'auto' takes a CUDA GPU if there is one.", choices=('auto', 'cpu', 'cuda')
-    )
-    threads: int = parameter(
-        0, 'CPU threads of the inference; 0: all cores but one.', bounds=(0, 256)
-    )
-    control_rate_hz: float = parameter(
-        0.0, "Rate of the commands in Hz; 0: the spec's rate.", bounds=(0.0, 1000.0)
-    )
-    compressed: bool = parameter(
-        False, "Subscribe to each raw camera's <topic>/compressed instead."
-    )
-    autostart: bool = parameter(
-        False, 'Configure and activate at the start (for a node started without launch).'
-    )
-    enable: bool = parameter(
-        False, 'Let commands out as soon as the node is active and all streams are there.'
-    )
 
 
 def _reported(transition: Callable[..., Any]) -> Callable[..., Any]:

@@ -5,6 +5,7 @@ header stamp is the nominal instant of the world that the message shows. The exe
 stores commands and answers services.
 """
 
+from array import array
 from dataclasses import dataclass
 import sys
 import threading
@@ -236,14 +237,14 @@ def _image(pixels: np.ndarray, header: Header) -> Image:
         width=width,
         encoding='rgb8',
         step=3 * width,
-        data=pixels.tobytes(),
+        data=array('B', pixels.tobytes()),  # other types are checked byte by byte
     )
 
 
 def _jpeg(pixels: np.ndarray, header: Header, quality: int) -> CompressedImage:
     _, content = cv2.imencode('.jpg', pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
     return CompressedImage(
-        header=header, format='rgb8; jpeg compressed bgr8', data=content.tobytes()
+        header=header, format='rgb8; jpeg compressed bgr8', data=array('B', content.tobytes())
     )
 
 

@@ -1,0 +1,37 @@
+"""The parameters of `policy_node`."""
+
+from dataclasses import dataclass
+
+from vqbet_ros.ros.parameters import parameter
+
+
+@dataclass(frozen=True)
+class PolicyParameters:
+    """The parameters of `policy_node`."""
+
+    checkpoint: str = parameter('', 'Checkpoint directory; needed.')
+    spec: str = parameter('', "The robot's spec (YAML file); empty: the checkpoint's own.")
+    goal: str = parameter(
+        '',
+        'Goal: PATH[:frame] of a dataset (frame counts over all of it), or an image file; '
+        'empty: no goal.',
+        read_only=False,
+    )
+    device: str = parameter(
+        'auto', "'auto' takes a CUDA GPU if there is one.", choices=('auto', 'cpu', 'cuda')
+    )
+    threads: int = parameter(
+        0, 'CPU threads of the inference; 0: all cores but one.', bounds=(0, 256)
+    )
+    control_rate_hz: float = parameter(
+        0.0, "Rate of the commands in Hz; 0: the spec's rate.", bounds=(0.0, 1000.0)
+    )
+    compressed: bool = parameter(
+        False, "Subscribe to each raw camera's <topic>/compressed instead."
+    )
+    autostart: bool = parameter(
+        False, 'Configure and activate at the start (for a node started without launch).'
+    )
+    enable: bool = parameter(
+        False, 'Let commands out as soon as the node is active and all streams are there.'
+    )
