@@ -67,6 +67,12 @@ def test_runtime_imports_without_torch_and_without_the_data_room():
     assert result.returncode == 0, result.stderr
 
 
+def test_data_imports_without_torch():
+    rooms = [module_name(path) for path in (PACKAGE / 'data').rglob('*.py')]
+    result = import_all(rooms, ['rclpy', 'torch', 'vqbet_ros.policy'])
+    assert result.returncode == 0, result.stderr
+
+
 def test_dependencies_point_one_way():
     above = {
         'vqbet_ros': ('runtime', 'policy', 'data', 'sim', 'training', 'cli', 'ros'),
