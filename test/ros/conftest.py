@@ -56,7 +56,8 @@ class Graph:
         from rclpy.context import Context
 
         self.context = Context()
-        rclpy.init(context=self.context, domain_id=random.randint(1, 100))
+        self.domain_id = random.randint(1, 100)
+        rclpy.init(context=self.context, domain_id=self.domain_id)
         self._spinning: list[tuple[Any, Any, threading.Thread]] = []
         self.node = self.add(rclpy.create_node('observer', context=self.context))
 
@@ -121,3 +122,42 @@ def graph() -> Iterator[Graph]:
 def values():
     """Turn a DiagnosticStatus into a mapping."""
     return lambda status: {item.key: item.value for item in status.values}
+
+
+@pytest.fixture
+def make_checkpoint(tmp_path):
+    """Save a tiny real policy that always commands the same place."""
+
+    def make(target, robot='pusht'):
+        from vqbet_ros.config import ModelConfig, VisionConfig
+        from vqbet_ros.policy.checkpoint import save_checkpoint
+        from vqbet_ros.policy.normalizer import Stats
+        from vqbet_ros.policy.policy import Policy
+        from vqbet_ros.resources import resource
+        from vqbet_ros.spec import RobotSpec
+
+        def stats(low, high):
+            low, high = tuple(map(float, low)), tuple(map(float, high))
+            return Stats(min=low, max=high, mean=low, std=tuple(1.0 for _ in low))
+
+        spec = RobotSpec.from_yaml(resource(f'config/robots/{robot}.yaml'))
+        config = ModelConfig(
+            history=2,
+            layers=1,
+            heads=2,
+            width=16,
+            latent=8,
+            tokenizer_hidden=8,
+            codebook_size=4,
+            vision=VisionConfig(weights='none', stages=1, features=8),
+        )
+        # A channel that never moved comes out as its constant, whatever the network says.
+        statistics = {
+            'state': stats([0] * spec.state_dim, [512] * spec.state_dim),
+            'action': stats(target, target),
+        }
+        policy = Policy(config, spec, statistics).eval()
+        save_checkpoint(tmp_path / 'checkpoint', policy, card='a test', training={})
+        return tmp_path / 'checkpoint'
+
+    return make

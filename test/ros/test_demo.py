@@ -15,48 +15,12 @@ pytest.importorskip('gym_pusht', reason="needs gym-pusht: extra 'sim'")
 
 import cv2
 import numpy as np
-from vqbet_ros.config import ModelConfig, VisionConfig
-from vqbet_ros.policy.checkpoint import save_checkpoint
-from vqbet_ros.policy.normalizer import Stats
-from vqbet_ros.policy.policy import Policy
-from vqbet_ros.resources import resource
 from vqbet_ros.sim.pusht import PushTWorld
-from vqbet_ros.spec import RobotSpec
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 SEED = 3
-
-
-def constant(values):
-    """Statistics of channels that never moved: whatever the network says, this comes out."""
-    return Stats(min=values, max=values, mean=values, std=tuple(0.0 for _ in values))
-
-
-def make_checkpoint(directory, target):
-    """Save a tiny policy that always commands the same place."""
-    spec = RobotSpec.from_yaml(resource('config/robots/pusht.yaml'))
-    config = ModelConfig(
-        history=2,
-        layers=1,
-        heads=2,
-        width=16,
-        latent=8,
-        tokenizer_hidden=8,
-        codebook_size=4,
-        vision=VisionConfig(weights='none', stages=1, features=8),
-    )
-    policy = Policy(
-        config,
-        spec,
-        {
-            'state': Stats(
-                min=(0.0, 0.0), max=(512.0, 512.0), mean=(256.0,) * 2, std=(100.0,) * 2
-            ),
-            'action': constant(tuple(float(value) for value in target)),
-        },
-    ).eval()
-    save_checkpoint(directory, policy, card='a test', training={})
-    return directory
 
 
 def start_demo(checkpoint, out, *arguments):
@@ -100,9 +64,9 @@ def session(monkeypatch):
     return name
 
 
-def test_a_policy_that_pushes_the_block(tmp_path, session):
+def test_a_policy_that_pushes_the_block(make_checkpoint, tmp_path, session):
     block = PushTWorld(SEED).state()[2:4]
-    checkpoint = make_checkpoint(tmp_path / 'checkpoint', block)
+    checkpoint = make_checkpoint(block)
     status, text = run_demo(
         checkpoint, tmp_path / 'out', '--episodes', '2', '--seconds', '3', '--rate', '20'
     )
@@ -130,9 +94,9 @@ def test_a_policy_that_pushes_the_block(tmp_path, session):
     assert not children_of(session)
 
 
-def test_a_policy_that_never_moves_the_block_is_a_failure(tmp_path, session):
+def test_a_policy_that_never_moves_the_block_is_a_failure(make_checkpoint, tmp_path, session):
     pusher = PushTWorld(SEED).pusher()
-    checkpoint = make_checkpoint(tmp_path / 'checkpoint', pusher)
+    checkpoint = make_checkpoint(pusher)
     status, text = run_demo(checkpoint, tmp_path / 'out', '--episodes', '1', '--seconds', '2')
     assert status == 1, text
     assert 'vqbet: error: the policy never moved the block' in text
@@ -143,8 +107,8 @@ def test_a_policy_that_never_moves_the_block_is_a_failure(tmp_path, session):
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_all_its_processes(tmp_path, session, number):
-    checkpoint = make_checkpoint(tmp_path / 'checkpoint', np.array([100.0, 100.0]))
+def test_a_signal_ends_all_its_processes(make_checkpoint, tmp_path, session, number):
+    checkpoint = make_checkpoint(np.array([100.0, 100.0]))
     process = start_demo(checkpoint, tmp_path / 'out')
     lines = []
     for line in process.stdout:
@@ -159,8 +123,8 @@ def test_a_signal_ends_all_its_processes(tmp_path, session, number):
     assert not children_of(session)
 
 
-def test_a_half_written_checkpoint_is_one_clear_error(tmp_path, session):
-    checkpoint = make_checkpoint(tmp_path / 'checkpoint', np.array([100.0, 100.0]))
+def test_a_half_written_checkpoint_is_one_clear_error(make_checkpoint, tmp_path, session):
+    checkpoint = make_checkpoint(np.array([100.0, 100.0]))
     weights = checkpoint / 'model.safetensors'
     weights.write_bytes(weights.read_bytes()[:1000])
     status, text = run_demo(checkpoint, tmp_path / 'out')

@@ -513,3 +513,12 @@ def test_wrong_parameters_are_one_clear_error(graph, parameters):
     overrides = [Parameter(name, value=value) for name, value in parameters.items()]
     with pytest.raises(ConfigError, match=next(iter(parameters))):
         PolicyNode(context=graph.context, parameter_overrides=overrides)
+
+
+def test_status_says_what_to_do_before_anything_is_configured(graph, values):
+    status = graph.listen(DiagnosticStatus, '/policy_node/status')
+    node = graph.add(PolicyNode(context=graph.context))
+    seen = values(status.wait())
+    assert seen['state'] == 'unconfigured'
+    assert seen['hint'] == 'ros2 lifecycle set /policy_node configure'
+    node.close()

@@ -63,7 +63,6 @@ class PolicyNode(LifecycleNode):
     def __init__(self, *, load: Callable[..., Any] = load_engine, **options: Any) -> None:
         """Declare parameters; create what exists in every state of the lifecycle."""
         super().__init__('policy_node', **options)
-        self.parameters = declare(self, PolicyParameters)
         self.failure: BaseException | None = None  # its threads latch a fault instead
         self.pipeline: Pipeline | None = None
         self._load = load
@@ -72,6 +71,7 @@ class PolicyNode(LifecycleNode):
         self._goal = ''
         self._inputs: list[Input] = []
         self._wired: list[Callable[[], object]] = []  # undo what configure created
+        self.parameters = declare(self, PolicyParameters)
         self._reporter = Reporter(self.get_fully_qualified_name(), self.get_name(), '')
         self._status = self.create_publisher(DiagnosticStatus, '~/status', qos.STATUS)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', qos.STATUS)
