@@ -1,0 +1,229 @@
+"""The training loop: phase after phase, saved as it goes, resumable at any step.
+
+    RUN/config.yaml            the whole configuration
+    RUN/metrics.jsonl          one line a record; TensorBoard events beside it
+    RUN/checkpoints/last/      a checkpoint, and what --resume needs
+    RUN/report.html            at the end
+"""
+
+from collections.abc import Callable
+import math
+from pathlib import Path
+import signal
+from types import FrameType
+from typing import Any, Literal
+
+import torch
+import yaml
+
+from vqbet_ros import __version__
+from vqbet_ros.config import TrainConfig
+from vqbet_ros.data.store import Dataset
+from vqbet_ros.errors import ConfigError, VqbetError
+from vqbet_ros.policy.checkpoint import save_checkpoint
+from vqbet_ros.policy.policy import Policy
+from vqbet_ros.structured import to_mapping
+from vqbet_ros.training.card import model_card
+from vqbet_ros.training.data import load_data, TrainingData
+from vqbet_ros.training.journal import Journal
+from vqbet_ros.training.optimizer import learning_rate_factor, set_learning_rate
+from vqbet_ros.training.phases import EncoderTraining, Phase, PolicyTraining, TokenizerTraining
+from vqbet_ros.training.resume import (
+    read_resume,
+    restore_phase,
+    restore_policy,
+    resume_state,
+    step_seed,
+)
+
+PhaseBuilder = Callable[[Policy, TrainingData, TrainConfig], Phase]
+
+
+def pick_device(name: str) -> Literal['cpu', 'cuda']:
+    """Turn `auto`, `cpu` or `cuda` into a device that is there.
+
+    Raises:
+        ConfigError: CUDA is asked for and absent.
+    """
+    present = torch.cuda.is_available()
+    if name == 'cuda' and not present:
+        raise ConfigError(
+            'device cuda asked for, but torch sees no CUDA GPU '
+            f'(torch {torch.__version__}, built for CUDA {torch.version.cuda}): '
+            'use --device cpu, or check the driver with nvidia-smi'
+        )
+    return 'cuda' if name == 'cuda' or (name == 'auto' and present) else 'cpu'
+
+
+class Trainer:
+    """Trains one policy on one dataset into one run directory."""
+
+    def __init__(
+        self, dataset: Dataset, config: TrainConfig, run: Path, device: Literal['cpu', 'cuda']
+    ) -> None:
+        """Load the data and build the policy.
+
+        Raises:
+            VqbetError: Dataset and configuration do not fit.
+        """
+        self.config, self.run_dir = config, run
+        self.device = torch.device(device)
+        torch.manual_seed(config.seed)
+        self.data = load_data(dataset, config, self.device)
+        stats = {key: self.data.stats[key] for key in ('state', 'action')}
+        try:
+            self.policy = Policy(config.model, dataset.spec, stats).to(self.device)
+        except ValueError as error:
+            raise ConfigError(f'model: {error}') from error
+        self.val_metrics: dict[str, dict[str, float]] = {}
+        self._stop = False
+
+    @property
+    def last(self) -> Path:
+        """The newest checkpoint's directory."""
+        return self.run_dir / 'checkpoints' / 'last'
+
+    def run(self, resume: bool = False) -> bool:
+        """Train all phases; returns False when it was interrupted and can be resumed.
+
+        Raises:
+            VqbetError: The run directory is taken, there is nothing to resume, the loss is no
+                longer finite, or the disk is full.
+        """
+        builders: list[tuple[str, PhaseBuilder]] = [
+            ('tokenizer', TokenizerTraining),
+            ('policy', PolicyTraining),
+        ]
+        if self.config.encoder.steps:
+            builders.insert(0, ('encoder', EncoderTraining))
+        names = [name for name, _ in builders]
+        saved: tuple[dict[str, torch.Tensor], dict[str, Any]] | None = None
+        first, start = 0, 0
+        if resume:
+            saved = read_resume(self.last, self.config)
+            restore_policy(self.policy, saved[0])
+            first, start = names.index(saved[1]['phase']), int(saved[1]['step'])
+            self.val_metrics = dict(saved[1].get('val_metrics', {}))
+        elif self.last.exists():
+            raise VqbetError(f'{self.run_dir} holds a run: give --resume, or another --out')
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        text = yaml.safe_dump(to_mapping(self.config), sort_keys=False)
+        (self.run_dir / 'config.yaml').write_text(text, encoding='utf-8')
+        with Journal(self.run_dir) as journal, _Interrupts(self):
+            for index, (_, build) in enumerate(builders[first:], start=first):
+                phase = build(self.policy, self.data, self.config)
+                if saved is not None:
+                    restore_phase(phase, *saved)
+                    saved = None
+                if not self._run_phase(phase, index, start, journal):
+                    return False
+                start = 0
+        return True
+
+    def _run_phase(self, phase: Phase, index: int, start: int, journal: Journal) -> bool:
+        config = self.config
+        parameters = [p for group in phase.optimizer.param_groups for p in group['params']]
+        total = sum(p.numel() for p in parameters)
+        journal.say(f'phase {phase.name}: {phase.steps} steps, {total / 1e6:.2f} M parameters')
+        journal.begin_phase(phase.name, start, phase.steps)
+        sums: dict[str, torch.Tensor] = {}
+        counted = 0
+        for step in range(start, phase.steps):
+            torch.manual_seed(step_seed(config.seed, index, step))
+            self.policy.train()
+            if config.model.vision.train == 'frozen' and phase.name == 'policy':
+                self.policy.encoder is not None and self.policy.encoder.eval()
+            phase.module.train()
+            factor = learning_rate_factor(step, phase.steps, phase.warmup)
+            set_learning_rate(phase.optimizer, factor)
+            loss, metrics = phase.loss(step)
+            if not math.isfinite(loss.item()):
+                raise VqbetError(
+                    f'the loss of phase {phase.name} is {loss.item()} at step {step}; '
+                    f'episodes in the batch: {sorted(set(phase.episodes(step).tolist()))}. '
+                    'Look at them, or lower the learning rate. '
+                    f'The last good state is {self.last}'
+                )
+            phase.optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            if phase.clip is not None:
+                torch.nn.utils.clip_grad_norm_(parameters, phase.clip)
+            phase.optimizer.step()
+            if phase.average is not None:
+                phase.average.update(self.policy)
+            for key, value in metrics.items():
+                sums[key] = sums.get(key, torch.zeros(())) + torch.as_tensor(value).float().cpu()
+            counted += 1
+            done = step + 1
+            if done % config.log_every == 0 or done == phase.steps:
+                means = {key: float(value) / counted for key, value in sums.items()}
+                journal.write(phase.name, done, phase.steps, {**means, 'lr_factor': factor}, 'train')
+                sums, counted = {}, 0
+            if done % config.val_every == 0 or done == phase.steps:
+                values = self._validate(phase)
+                self.val_metrics[phase.name] = values
+                journal.write(phase.name, done, phase.steps, values, 'val')
+            if done % config.save_every == 0 or done == phase.steps or self._stop:
+                self._save(phase, done)
+            if self._stop and done < phase.steps:
+                journal.say(f'stopped in phase {phase.name} after step {done}; saved {self.last}')
+                return False
+        return True
+
+    def _validate(self, phase: Phase) -> dict[str, float]:
+        """Validate with the averaged weights, where there are some, and put back the others."""
+        self.policy.eval()
+        phase.module.eval()
+        if phase.average is None:
+            return {key: float(value) for key, value in phase.validate().items()}
+        live = {key: value.clone() for key, value in self.policy.state_dict().items()}
+        self.policy.load_state_dict(phase.average.state)
+        try:
+            return {key: float(value) for key, value in phase.validate().items()}
+        finally:
+            self.policy.load_state_dict(live)
+
+    def _save(self, phase: Phase, step: int) -> None:
+        tensors, meta = resume_state(phase, step, self.policy, self.config)
+        training = {
+            'package_version': __version__,
+            'torch_version': torch.__version__,
+            'device': self.device.type,
+            'dataset': {
+                'source': self.data.dataset.source,
+                'episodes': self.data.dataset.num_episodes,
+                'frames': self.data.dataset.num_frames,
+            },
+            'phase': phase.name,
+            'step': step,
+            'config': to_mapping(self.config),
+            'validation': self.val_metrics,
+        }
+        save_checkpoint(
+            self.last,
+            self.policy,
+            card=model_card(self.policy, training),
+            training=training,
+            weights=phase.average.state if phase.average else None,
+            extra_tensors={'resume': tensors},
+            extra_json={'resume': {**meta, 'val_metrics': self.val_metrics}},
+        )
+
+
+class _Interrupts:
+    """While active, SIGINT and SIGTERM ask the trainer to save and stop after the step."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._ask)
+
+    def __exit__(self, *exc_info: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self._trainer._stop = True
