@@ -45,8 +45,9 @@ def end(process, number):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('robot', ['pusht', 'pusht_keypoints'])
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ('robot', 'number'), [('pusht', signal.SIGINT), ('pusht_keypoints', signal.SIGTERM)]
+)
 def test_policy_drives_the_simulated_robot_and_both_end_on_a_signal(
     graph, start, make_checkpoint, robot, number
 ):
