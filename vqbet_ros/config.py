@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from vqbet_ros.errors import ConfigError
 from vqbet_ros.structured import from_mapping, load_yaml
+import yaml
 
 
 def _at_least(low: float, **values: float) -> None:

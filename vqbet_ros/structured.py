@@ -12,9 +12,8 @@ import types
 import typing
 from typing import Any, TypeVar
 
-import yaml
-
 from vqbet_ros.errors import ConfigError, listed
+import yaml
 
 T = TypeVar('T')
 

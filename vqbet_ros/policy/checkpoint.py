@@ -1,10 +1,10 @@
 """Checkpoints: a directory that says all that decides the policy's output. No pickle.
 
-    config.json         format, version, the model's configuration, how it was trained
-    spec.yaml           the robot that it was trained for
-    stats.json          the normalisation's statistics
-    model.safetensors   weights
-    README.md           the model card
+config.json         format, version, the model's configuration, how it was trained
+spec.yaml           the robot that it was trained for
+stats.json          the normalisation's statistics
+model.safetensors   weights
+README.md           the model card
 """
 
 from collections.abc import Mapping
@@ -20,9 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 import torch
 from torch import Tensor
-
 from vqbet_ros.config import ModelConfig
-from vqbet_ros.errors import BadCheckpoint, ConfigError, VqbetError, listed
+from vqbet_ros.errors import BadCheckpoint, ConfigError, listed, VqbetError
 from vqbet_ros.policy.normalizer import stats_from_mapping
 from vqbet_ros.policy.policy import Policy
 from vqbet_ros.spec import RobotSpec
@@ -184,9 +183,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise BadCheckpoint(
-            f'{path} is truncated or no safetensors file: {error}'
-        ) from error
+        raise BadCheckpoint(f'{path} is truncated or no safetensors file: {error}') from error
 
 
 def replace_directory(new: Path, target: Path) -> None:

@@ -6,7 +6,7 @@ Legend: N samples, D width, G code layers, C codes a layer, W chunk steps, A act
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn, Tensor
 from torch.nn import functional as F
 
 

@@ -5,8 +5,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-
+from torch import nn, Tensor
 from vqbet_ros.errors import BadCheckpoint, listed
 from vqbet_ros.structured import to_mapping
 

@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-
+from torch import nn, Tensor
 from vqbet_ros.config import ModelConfig
 from vqbet_ros.policy.normalizer import Normalizer, Stats
 from vqbet_ros.policy.tokenizer import ActionTokenizer
-from vqbet_ros.policy.vision import ImageEncoder, centre_crop, to_float
+from vqbet_ros.policy.vision import centre_crop, ImageEncoder, to_float
 from vqbet_ros.policy.vqbet import Decoded, Steps, VQBeT
 from vqbet_ros.spec import RobotSpec
 
@@ -103,7 +102,9 @@ class Policy(nn.Module):
         pixels = centre_crop(to_float(images.flatten(0, -4)), self.config.vision.crop)
         return self.encoder(pixels).reshape(*lead, -1)  # type: ignore[no-any-return]
 
-    def steps(self, features: Tensor | None, state: Tensor | None, present: Tensor | None) -> Steps:
+    def steps(
+        self, features: Tensor | None, state: Tensor | None, present: Tensor | None
+    ) -> Steps:
         """Normalise raw states (B, steps, S) and bundle them with features (B, steps, n, F)."""
         if self.normalize_state is None:
             state = None

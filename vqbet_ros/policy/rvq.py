@@ -4,7 +4,7 @@ Legend: N samples, G layers, C codes a layer, D latent width.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import nn, Tensor
 from torch.nn import functional as F
 
 

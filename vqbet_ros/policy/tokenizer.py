@@ -6,8 +6,7 @@ Legend: W steps of a chunk, A action channels, G code layers, C codes a layer, D
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
-
+from torch import nn, Tensor
 from vqbet_ros.policy.rvq import ResidualVQ
 
 

@@ -6,7 +6,7 @@ Legend: B batch, T tokens, D width, H heads.
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import nn, Tensor
 from torch.nn import functional as F
 
 

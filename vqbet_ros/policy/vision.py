@@ -9,10 +9,9 @@ from typing import Literal
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 import torch
-from torch import Tensor, nn
+from torch import nn, Tensor
 from torch.nn import functional as F
 import torchvision
-
 from vqbet_ros.errors import ConfigError
 
 Backbone = Literal['resnet18', 'resnet34', 'resnet50']

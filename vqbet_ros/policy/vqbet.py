@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
-
-from vqbet_ros.policy.heads import CodeHead, OffsetHead, focal_loss, gumbel_noise
+from torch import nn, Tensor
+from vqbet_ros.policy.heads import CodeHead, focal_loss, gumbel_noise, OffsetHead
 from vqbet_ros.policy.tokenizer import ActionTokenizer
 from vqbet_ros.policy.transformer import Transformer
 

@@ -4,6 +4,7 @@ import dataclasses
 import os
 from typing import Any
 
+from vqbet_ros.data.goals import read_goal
 from vqbet_ros.errors import ConfigError
 from vqbet_ros.spec import IMAGE, RobotSpec
 
@@ -76,8 +77,9 @@ def apply_goal(engine: Any, goal: str) -> None:
         goal: PATH[:frame], or empty for none.
 
     Raises:
-        ConfigError: The policy knows no goals, or there is no such file or frame.
-        BadDataset: PATH is a directory, but no dataset.
+        ConfigError: The policy knows no goals, or the goal does not fit it.
+        BadDataset: See vqbet_ros.data.goals.read_goal.
+        SpecMismatch: See there.
     """
     if not goal:
         engine.set_goal(None)
@@ -87,4 +89,5 @@ def apply_goal(engine: Any, goal: str) -> None:
             f"parameter 'goal': got '{goal}', but this checkpoint was trained without goals "
             '(goal_steps: 0); leave it empty, or train with goal_steps of 1 or more'
         )
-    raise ConfigError(f"parameter 'goal': got '{goal}', which cannot be loaded")
+    data = read_goal(goal, engine.spec, engine.goal_steps)
+    engine.set_goal(data.images, data.state)

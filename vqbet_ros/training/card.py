@@ -35,5 +35,8 @@ def model_card(policy: Policy, training: Mapping[str, Any]) -> str:
     ]
     for phase, values in training['validation'].items():
         lines += [f'| {phase} | {name} | {value:.4g} |' for name, value in values.items()]
-    lines += ['', 'Run it with `ros2 launch vqbet_ros policy.launch.py checkpoint:=<this folder>`.']
+    lines += [
+        '',
+        'Run it with `ros2 launch vqbet_ros policy.launch.py checkpoint:=<this folder>`.',
+    ]
     return '\n'.join(lines) + '\n'

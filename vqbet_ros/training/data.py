@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-
 from vqbet_ros.config import TrainConfig
 from vqbet_ros.data.store import Dataset
 from vqbet_ros.data.windows import frame_table, FrameTable, Rows, split_episodes

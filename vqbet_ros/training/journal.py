@@ -68,7 +68,9 @@ class Journal:
             self._progress.stop()
         self._progress = None
 
-    def write(self, phase: str, step: int, steps: int, metrics: dict[str, float], kind: str) -> None:
+    def write(
+        self, phase: str, step: int, steps: int, metrics: dict[str, float], kind: str
+    ) -> None:
         """Record metrics of a step (1-based count of finished steps); `kind` is train or val."""
         since, first = self._started
         rate_hz = (step - first) / max(1e-9, time.monotonic() - since)

@@ -38,9 +38,7 @@ def adamw(
     """
     groups = []
     for module, scale in modules:
-        decay = {
-            id(m.weight) for m in module.modules() if isinstance(m, (nn.Linear, nn.Conv2d))
-        }
+        decay = {id(m.weight) for m in module.modules() if isinstance(m, (nn.Linear, nn.Conv2d))}
         for decays in (True, False):
             parameters = [
                 p for p in module.parameters() if p.requires_grad and (id(p) in decay) == decays

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
-
 from vqbet_ros.config import TrainConfig
 from vqbet_ros.data.windows import batch_of, FrameTable, goal_rows, Rows, windows
 from vqbet_ros.errors import BadDataset
@@ -327,7 +326,9 @@ class PolicyTraining:
         error = (actions - self.data.action[rows.actions[:, -1]]).abs()
         mask = torch.from_numpy(rows.mask[:, -1]).to(error.device)
         per_channel = error[mask].mean(0)
-        return {f'error_{name}': per_channel[i] for i, name in enumerate(self.policy.spec.action_names)}
+        return {
+            f'error_{name}': per_channel[i] for i, name in enumerate(self.policy.spec.action_names)
+        }
 
 
 def _val_frames(data: TrainingData) -> FrameTable:

@@ -1,7 +1,7 @@
 """The state of an unfinished training, next to its checkpoint, without pickle.
 
-    resume.json          phase, step, the configuration, counters
-    resume.safetensors   weights, moving average and optimiser moments
+resume.json          phase, step, the configuration, counters
+resume.safetensors   weights, moving average and optimiser moments
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-
 from vqbet_ros.config import TrainConfig
 from vqbet_ros.errors import BadCheckpoint, listed
 from vqbet_ros.policy.checkpoint import read_json, read_tensors

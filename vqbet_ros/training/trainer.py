@@ -1,9 +1,9 @@
 """The training loop: phase after phase, saved as it goes, resumable at any step.
 
-    RUN/config.yaml            the whole configuration
-    RUN/metrics.jsonl          one line a record; TensorBoard events beside it
-    RUN/checkpoints/last/      a checkpoint, and what --resume needs
-    RUN/report.html            at the end
+RUN/config.yaml            the whole configuration
+RUN/metrics.jsonl          one line a record; TensorBoard events beside it
+RUN/checkpoints/last/      a checkpoint, and what --resume needs
+RUN/report.html            at the end
 """
 
 from collections.abc import Callable
@@ -14,8 +14,6 @@ from types import FrameType
 from typing import Any, Literal
 
 import torch
-import yaml
-
 from vqbet_ros import __version__
 from vqbet_ros.config import TrainConfig
 from vqbet_ros.data.store import Dataset
@@ -35,6 +33,7 @@ from vqbet_ros.training.resume import (
     resume_state,
     step_seed,
 )
+import yaml
 
 PhaseBuilder = Callable[[Policy, TrainingData, TrainConfig], Phase]
 
@@ -157,7 +156,9 @@ class Trainer:
             done = step + 1
             if done % config.log_every == 0 or done == phase.steps:
                 means = {key: float(value) / counted for key, value in sums.items()}
-                journal.write(phase.name, done, phase.steps, {**means, 'lr_factor': factor}, 'train')
+                journal.write(
+                    phase.name, done, phase.steps, {**means, 'lr_factor': factor}, 'train'
+                )
                 sums, counted = {}, 0
             if done % config.val_every == 0 or done == phase.steps:
                 values = self._validate(phase)
