@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 import threading
+from typing import Any
 
 import cv2
 import numpy as np
@@ -51,6 +52,7 @@ class StandIn:
         self.resets = 0
         self.actions = np.tile(np.array(ACTION, np.float32), (CHUNK, 1))
         self.error = None
+        self.goal: Any = None
 
     def reset(self):
         self.resets += 1
@@ -58,8 +60,8 @@ class StandIn:
     def warm_up(self):
         pass
 
-    def set_goal(self, goal):
-        self.goal = goal
+    def set_goal(self, images, state=None):
+        self.goal = images
 
     def plan(self, observation):
         if self.error is not None:
@@ -503,6 +505,31 @@ def test_a_goal_for_a_policy_without_goals_is_refused(drive):
     answer = driver.graph.call(SetParameters, '/policy_node/set_parameters', request).results[0]
     assert not answer.successful
     assert 'was trained without goals' in answer.reason
+
+
+def test_a_new_goal_is_taken_while_it_runs_and_a_bad_one_changes_nothing(robot, drive, tmp_path):
+    cv2.imwrite(str(tmp_path / 'goal.png'), np.full((96, 96, 3), 7, np.uint8))
+    driver = drive(StandIn(goal_steps=3))
+    driver.activate()
+    driver.wait_ready()
+    driver.enable()
+    driver.commands.wait()
+    assert driver.engine.goal is None
+
+    def change(goal):
+        request = SetParameters.Request(
+            parameters=[Parameter('goal', value=str(goal)).to_parameter_msg()]
+        )
+        return driver.graph.call(SetParameters, '/policy_node/set_parameters', request).results[0]
+
+    assert change(tmp_path / 'goal.png').successful
+    assert driver.engine.goal['top'].shape == (3, 96, 96, 3)
+    answer = change(tmp_path / 'nowhere.png')
+    assert not answer.successful
+    assert 'no such dataset or picture' in answer.reason
+    assert driver.engine.goal['top'][0, 0, 0, 0] == 7
+    status = driver.status.wait(lambda s: driver.values(s)['goal'].endswith('goal.png'))
+    assert driver.values(status)['state'] == 'running'
 
 
 @pytest.mark.parametrize(
