@@ -52,7 +52,7 @@ class StandIn:
         self.resets = 0
         self.actions = np.tile(np.array(ACTION, np.float32), (CHUNK, 1))
         self.error = None
-        self.goal: Any = None
+        self.goals: list[Any] = []
 
     def reset(self):
         self.resets += 1
@@ -61,7 +61,7 @@ class StandIn:
         pass
 
     def set_goal(self, images, state=None):
-        self.goal = images
+        self.goals.append(images)
 
     def plan(self, observation):
         if self.error is not None:
@@ -514,7 +514,7 @@ def test_a_new_goal_is_taken_while_it_runs_and_a_bad_one_changes_nothing(robot, 
     driver.wait_ready()
     driver.enable()
     driver.commands.wait()
-    assert driver.engine.goal is None
+    assert driver.engine.goals == [None]
 
     def change(goal):
         request = SetParameters.Request(
@@ -523,11 +523,11 @@ def test_a_new_goal_is_taken_while_it_runs_and_a_bad_one_changes_nothing(robot, 
         return driver.graph.call(SetParameters, '/policy_node/set_parameters', request).results[0]
 
     assert change(tmp_path / 'goal.png').successful
-    assert driver.engine.goal['top'].shape == (3, 96, 96, 3)
+    assert driver.engine.goals[-1]['top'].shape == (3, 96, 96, 3)
     answer = change(tmp_path / 'nowhere.png')
     assert not answer.successful
     assert 'no such dataset or picture' in answer.reason
-    assert driver.engine.goal['top'][0, 0, 0, 0] == 7
+    assert driver.engine.goals[-1]['top'][0, 0, 0, 0] == 7
     status = driver.status.wait(lambda s: driver.values(s)['goal'].endswith('goal.png'))
     assert driver.values(status)['state'] == 'running'
 
