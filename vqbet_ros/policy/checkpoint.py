@@ -8,6 +8,7 @@ README.md           the model card
 """
 
 from collections.abc import Mapping
+import ctypes
 from dataclasses import dataclass, field
 import errno
 import json
@@ -58,18 +59,19 @@ def save_checkpoint(
         card: Text of README.md.
         training: How it was trained; JSON values.
         weights: For example the moving average of the policy's weights.
-        half: Store weights in float16, which halves the file.
+        half: Store weights in float16, which halves the file; tensors with numbers beyond its
+            range stay as they are.
         extra_tensors: More safetensors files, by name without suffix; for resuming.
         extra_json: More JSON files, by name without suffix.
 
     Raises:
         VqbetError: The disk is full or not writable; an older checkpoint stays whole.
     """
-    directory = Path(directory)
-    partial = directory.with_name(f'.{directory.name}.partial-{os.getpid()}')
+    directory = Path(directory).resolve()
+    partial = directory.with_name(f'.{directory.name}.partial')
     state = dict(policy.state_dict() if weights is None else weights)
     if half:
-        state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+        state = {k: _half(v) if v.is_floating_point() else v for k, v in state.items()}
     config = {
         'format': FORMAT,
         'version': VERSION,
@@ -90,13 +92,14 @@ def save_checkpoint(
             _save_tensors(partial / f'{name}.safetensors', tensors)
         replace_directory(partial, directory)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
         full = getattr(error, 'errno', None) == errno.ENOSPC or 'No space' in str(error)
         reason = 'the disk is full' if full else str(error)
         raise VqbetError(
             f'could not save the checkpoint {directory}: {reason}\n'
             'What was there before is untouched; free some room and go on with --resume.'
         ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def load_checkpoint(directory: str | Path, device: str = 'cpu') -> Checkpoint:
@@ -143,7 +146,8 @@ def load_checkpoint(directory: str | Path, device: str = 'cpu') -> Checkpoint:
     except (ConfigError, ValueError) as error:
         raise BadCheckpoint(f'{directory}: {error}') from error
     load_weights(policy, read_tensors(directory / 'model.safetensors'), directory)
-    return Checkpoint(policy.to(device).eval(), config.get('training', {}))
+    training = config.get('training')
+    return Checkpoint(policy.to(device).eval(), training if isinstance(training, dict) else {})
 
 
 def load_weights(policy: Policy, state: Mapping[str, Tensor], where: Path) -> None:
@@ -187,18 +191,40 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def replace_directory(new: Path, target: Path) -> None:
-    """Put a finished directory in place of another; a crash leaves the old or the new one."""
-    old = target.with_name(f'.{target.name}.old-{os.getpid()}')
-    shutil.rmtree(old, ignore_errors=True)
+    """Put a finished directory in place of another, which is removed.
+
+    A crash leaves the old or the new one. Where the file system cannot swap two directories in one
+    step, there is a moment at which the old one lies beside it as `.<name>.old`.
+    """
+    if target.exists() and _exchange(new, target):
+        shutil.rmtree(new, ignore_errors=True)
+        return
+    old = target.with_name(f'.{target.name}.old')
     if target.exists():
-        os.rename(target, old)
+        shutil.rmtree(old, ignore_errors=True)
+        target.rename(old)
     try:
-        os.rename(new, target)
+        new.rename(target)
     except OSError:
         if old.exists():
-            os.rename(old, target)
+            old.rename(target)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Swap two paths in one step; False where that cannot be done (it needs Linux)."""
+    try:
+        renameat2 = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of linux/fcntl.h and linux/fs.h
+    return bool(renameat2(here, os.fsencode(a), here, os.fsencode(b), exchange) == 0)
+
+
+def _half(tensor: Tensor) -> Tensor:
+    half = tensor.half()
+    return half if torch.isfinite(half).all() else tensor
 
 
 def _write(path: Path, text: str) -> None:

@@ -143,7 +143,7 @@ class Engine:
             state: (g, S), needed where the policy's goals have a state.
 
         Raises:
-            ConfigError: The policy takes no goals, or the goal does not fit it; the old goal stays.
+            ConfigError: The policy takes no goals, or the goal does not fit it; the old one stays.
         """
         if images is None:
             self._goal = None
@@ -154,13 +154,21 @@ class Engine:
             problems.append('this policy was trained without goals (goal_steps: 0)')
         for camera in spec.cameras:
             wanted = (self.goal_steps, camera.height, camera.width, 3)
-            got = images[camera.name].shape if camera.name in images else 'nothing'
-            if got != wanted:
-                problems.append(f'camera {camera.name}: got {got}, expected {wanted}')
+            if camera.name not in images:
+                problems.append(f'camera {camera.name}: got nothing, expected {wanted} uint8')
+                continue
+            image = images[camera.name]
+            if image.shape != wanted or image.dtype != np.uint8:
+                problems.append(
+                    f'camera {camera.name}: got {image.shape} {image.dtype}, '
+                    f'expected {wanted} uint8'
+                )
         needs_state = self.policy.vqbet.goal_state
         if needs_state and (state is None or state.shape != (self.goal_steps, spec.state_dim)):
             got = 'nothing' if state is None else state.shape
             problems.append(f'state: got {got}, expected {(self.goal_steps, spec.state_dim)}')
+        elif needs_state and not np.isfinite(state).all():  # type: ignore[arg-type]
+            problems.append('state: holds numbers that are not finite')
         if problems:
             raise ConfigError('the goal does not fit the policy: ' + '; '.join(problems))
         features = None
@@ -168,7 +176,9 @@ class Engine:
             features = self.encode(images)[None]  # (1, g, n, F)
         tensor = None
         if needs_state and config.state:
-            tensor = torch.as_tensor(state, device=self.policy.device)[None]  # (1, g, S)
+            tensor = torch.as_tensor(state, dtype=torch.float32, device=self.policy.device)[
+                None
+            ]  # (1, g, S)
         self._goal = Goal(features, tensor)
 
     @torch.inference_mode()
@@ -192,7 +202,8 @@ class Engine:
         )
 
     def warm_up(self) -> None:
-        """Decide a few times on empty observations, so that the first real one is not the slow one."""
+        """Decide a few times on empty observations, so that the first real one is not slow."""
+        draws = self._generator.get_state()
         device, spec = self.policy.device, self.spec
         for _ in range(3):
             features = None
@@ -205,6 +216,7 @@ class Engine:
             present = torch.ones(1, self.history, dtype=torch.bool, device=device)
             for there in (present, present.cumsum(1) == self.history):
                 self.decode(features, state, there).actions.cpu()
+        self._generator.set_state(draws)
 
     @torch.inference_mode()
     def encode(self, images: Mapping[str, NDArray[np.uint8]]) -> Tensor:
@@ -276,8 +288,25 @@ class Engine:
                     )
                 row.append(used[key])
             rows.append(torch.stack(row))
-        self._cache = used  # what this observation did not use is too old for the next one
+        self._forget(used)
         return torch.stack(rows)[None]
+
+    def _forget(self, used: dict[tuple[str, int], Tensor]) -> None:
+        """Keep what this observation used, and what lies between: the next one may take it.
+
+        A camera that is faster than the policy gives an observation every other frame or so, and
+        the observation after it those in between.
+        """
+        span: dict[str, tuple[int, int]] = {}
+        for camera, stamp_ns in used:
+            first_ns, last_ns = span.get(camera, (stamp_ns, stamp_ns))
+            span[camera] = (min(first_ns, stamp_ns), max(last_ns, stamp_ns))
+        kept = {
+            (camera, stamp_ns): feature
+            for (camera, stamp_ns), feature in self._cache.items()
+            if camera in span and span[camera][0] <= stamp_ns <= span[camera][1]
+        }
+        self._cache = {**kept, **used}
 
     def _encode(self, image: NDArray[np.uint8]) -> Tensor:
         pixels = torch.from_numpy(np.ascontiguousarray(image)).to(self.policy.device)

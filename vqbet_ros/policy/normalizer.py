@@ -24,12 +24,14 @@ class Stats:
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        """Refuse unequal lengths and numbers that are not finite."""
+        """Refuse unequal lengths and numbers that cannot be."""
         lengths = {len(self.min), len(self.max), len(self.mean), len(self.std)}
         if len(lengths) != 1:
             raise ValueError('min, max, mean and std must have the same length')
         if not np.isfinite([self.min, self.max, self.mean, self.std]).all():
             raise ValueError('statistics must be finite')
+        if (np.array(self.min) > self.max).any() or (np.array(self.std) < 0).any():
+            raise ValueError('expected min <= max and std >= 0')
 
     @classmethod
     def of(cls, rows: np.ndarray) -> 'Stats':

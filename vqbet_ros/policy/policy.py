@@ -59,6 +59,12 @@ class Policy(nn.Module):
                 normalisation=vision.normalisation,
                 features=vision.features,
             )
+            for camera in spec.cameras:
+                if vision.crop is not None and vision.crop > min(camera.height, camera.width):
+                    raise ValueError(
+                        f'vision.crop {vision.crop} is larger than camera {camera.name} '
+                        f'({camera.height} x {camera.width})'
+                    )
         state_dim = spec.state_dim if config.state else 0
         self.normalize_state = (
             Normalizer(stats['state'], config.normalisation) if state_dim else None
@@ -96,7 +102,7 @@ class Policy(nn.Module):
         return self.normalize_action.scale.device
 
     def encode(self, images: Tensor) -> Tensor:
-        """Return the features (..., F) of images (..., H, W, 3) uint8 at the spec's size."""
+        """Return the features (N…, F) of images (N…, H, W, 3) uint8 at the spec's size."""
         assert self.encoder is not None, 'the policy has no camera'
         lead = images.shape[:-3]
         pixels = centre_crop(to_float(images.flatten(0, -4)), self.config.vision.crop)
@@ -127,7 +133,8 @@ class Policy(nn.Module):
         Args:
             features: (B, h, n, F), None without cameras.
             state: (B, h, S) in the robot's units, None without state.
-            present: (B, h) bool, False for steps before the episode began; None when all are there.
+            present: (B, h) bool, False for steps before the episode began; None when all are
+                there.
             goal: Goal frames, None for none.
             temperature: See `CodeHead.choose`.
             noise: See `CodeHead.choose`.

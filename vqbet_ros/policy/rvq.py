@@ -1,4 +1,6 @@
-"""Residual vector quantisation with EMA codebooks (van den Oord et al. 2017; Zeghidour et al. 2021).
+"""Residual vector quantisation with EMA codebooks.
+
+Van den Oord et al. 2017, Zeghidour et al. 2021.
 
 Legend: N samples, G layers, C codes a layer, D latent width.
 """
@@ -69,7 +71,10 @@ class ResidualVQ(nn.Module):
             codes (N, G) int64; and the commitment loss, the mean over layers' elements of
             (residual - code)^2 summed over layers.
         """
-        latent = latent.float()  # distances in half precision would swap near codes
+        with in_float32(latent):
+            return self._forward(latent.float())
+
+    def _forward(self, latent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if self.training and not self.initialised:
             self._initialise(latent.detach())
         residual = latent
@@ -89,10 +94,11 @@ class ResidualVQ(nn.Module):
     def encode(self, latent: Tensor) -> Tensor:
         """Return the codes (N, G) int64 of latents (N, D); changes nothing."""
         residual, codes = latent.float(), []
-        for codebook in self.codebooks:
-            code = nearest(residual, codebook)
-            residual = residual - codebook[code]
-            codes.append(code)
+        with in_float32(latent):
+            for codebook in self.codebooks:
+                code = nearest(residual, codebook)
+                residual = residual - codebook[code]
+                codes.append(code)
         return torch.stack(codes, dim=1)
 
     def decode(self, codes: Tensor) -> Tensor:
@@ -131,6 +137,11 @@ class ResidualVQ(nn.Module):
             self.assigned_sum[layer] = torch.where(
                 dead[:, None], fresh * self.revive_below, self.assigned_sum[layer]
             )
+
+
+def in_float32(like: Tensor) -> torch.autocast:
+    """Leave autocast on the tensor's device: distances in half precision would swap near codes."""
+    return torch.autocast(like.device.type, enabled=False)
 
 
 def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 Legend: W steps of a chunk, A action channels, G code layers, C codes a layer, D latent width.
 """
 
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -13,7 +14,7 @@ from vqbet_ros.policy.rvq import ResidualVQ
 def mlp(*widths: int) -> nn.Sequential:
     """Build linear layers of the given widths with a ReLU between each two."""
     layers: list[nn.Module] = []
-    for into, out in zip(widths, widths[1:], strict=False):
+    for into, out in pairwise(widths):
         layers += [nn.Linear(into, out), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
@@ -66,7 +67,7 @@ class ActionTokenizer(nn.Module):
 
     def decode(self, codes: Tensor) -> Tensor:
         """Return the normalised chunks (..., W, A) of codes (..., G)."""
-        flat = self.decoder(self.rvq.decode(codes))  # (..., W*A)
+        flat: Tensor = self.decoder(self.rvq.decode(codes))  # (..., W*A)
         return flat.reshape(*codes.shape[:-1], self.chunk, self.action_dim)
 
     def loss(
@@ -112,8 +113,8 @@ def code_usage(codes: Tensor, codebook_size: int) -> dict[str, float]:
 
     Returns:
         For layer i (from 1) `usage_i`, the share of its codes that occur, and `perplexity_i`, the
-        exponential of the codes' entropy (at most the codebook size); and `combinations`, the share
-        of all codebook_size^G combinations that occur.
+        exponential of the codes' entropy (at most the codebook size); and `combinations`, the
+        share of all codebook_size^G combinations that occur.
     """
     result: dict[str, float] = {}
     for layer in range(codes.shape[1]):

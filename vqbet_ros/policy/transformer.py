@@ -77,7 +77,8 @@ class Transformer(nn.Module):
 
         Args:
             x: Tokens with their positions added.
-            present: (B, T) bool, False for tokens that nobody may look at; None when all are there.
+            present: (B, T) bool, False for tokens that nobody may look at; None when all are
+                there.
         """
         mask = None if present is None else attention_mask(present)
         for block in self.blocks:

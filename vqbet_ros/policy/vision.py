@@ -3,6 +3,7 @@
 Legend: N frames, F features, K keypoints, h x w the feature map.
 """
 
+from http.client import HTTPException
 from pathlib import Path
 from typing import Literal
 
@@ -61,7 +62,7 @@ class ImageEncoder(nn.Module):
         Args:
             backbone: Depth of the ResNet.
             weights: `none` (random), `imagenet` (downloaded by torchvision), or the path of a
-                safetensors file with a torchvision ResNet or an `ImageEncoder` state.
+                safetensors file with the state of a torchvision ResNet.
             stages: How many of the four residual stages are used; fewer is faster and keeps a
                 finer feature map, which suits small images.
             pool: Average pooling, or spatial softmax.
@@ -151,9 +152,13 @@ def _group_norm(channels: int) -> nn.GroupNorm:
 
 def _resnet(backbone: Backbone, imagenet: bool, norm_layer: object) -> torchvision.models.ResNet:
     build = getattr(torchvision.models, backbone)
+    if not imagenet:
+        return build(norm_layer=norm_layer)
     try:
-        return build(weights='DEFAULT' if imagenet else None, norm_layer=norm_layer)
-    except OSError as error:  # urllib's errors are OSErrors
+        return build(weights='DEFAULT', norm_layer=norm_layer)
+    # urllib's errors are OSErrors, a broken connection may be an HTTPException, and torch reports
+    # a file with another hash as a RuntimeError.
+    except (OSError, HTTPException, RuntimeError) as error:
         raise ConfigError(
             f'ImageNet weights of {backbone} could not be downloaded: {error}\n'
             'Use vision.weights: <path of a safetensors file>, or vision.weights: none to train '
@@ -166,7 +171,7 @@ def _load_file(net: torchvision.models.ResNet, path: Path) -> None:
         raise ConfigError(f'vision.weights: no such file: {path} (expected a safetensors file)')
     try:
         state = load_file(path)
-    except SafetensorError as error:
+    except (OSError, SafetensorError) as error:
         raise ConfigError(f'vision.weights: {path} is not a safetensors file: {error}') from error
     wanted = {key: value.shape for key, value in net.state_dict().items() if 'fc.' not in key}
     bad = [key for key, shape in wanted.items() if key not in state or state[key].shape != shape]

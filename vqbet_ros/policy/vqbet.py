@@ -38,7 +38,7 @@ class Steps:
 
 @dataclass(frozen=True)
 class Decoded:
-    """A decision: the chunk (B, W, A) normalised, its codes (B, G), code probabilities (B, G, C)."""
+    """A decision: chunk (B, W, A) normalised, codes (B, G), code probabilities (B, G, C)."""
 
     actions: Tensor
     codes: Tensor
@@ -46,8 +46,9 @@ class Decoded:
 
 
 class VQBeT(nn.Module):
-    """Trunk and heads over feature vectors; cameras are encoded outside, so that features can be
-    computed once and kept.
+    """Trunk and heads over feature vectors.
+
+    Cameras are encoded outside, so that features can be computed once and kept.
     """
 
     def __init__(
@@ -148,7 +149,7 @@ class VQBeT(nn.Module):
             )
             present = _join(goals, goal_present, tokens, present)
             tokens = torch.cat([goals, tokens], dim=1)
-        hidden = self.trunk(tokens, present)
+        hidden: Tensor = self.trunk(tokens, present)
         hidden = hidden[:, -steps * self.step_tokens :]
         return hidden[:, self.step_tokens - 1 :: self.step_tokens]  # each step's last token
 
