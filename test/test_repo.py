@@ -21,7 +21,6 @@ LONG_FILES = {
     'vqbet_ros/data/store.py': 'reader and writer of one format, which must change together',
     'vqbet_ros/ros/policy_node.py': 'wiring of one node: its transitions, callbacks and threads',
     'vqbet_ros/spec.py': 'one contract: splitting it would hide that its parts check each other',
-    'vqbet_ros/training/phases.py': 'the phases of one training, side by side to be compared',
 }
 
 

@@ -69,7 +69,7 @@ def split_episodes(count: int, val_fraction: float, seed: int) -> tuple[Rows, Ro
     positive and there are two.
     """
     order = np.random.default_rng(seed).permutation(count)
-    kept_out = int(round(count * val_fraction))
+    kept_out = round(count * val_fraction)
     if val_fraction > 0 and count > 1:
         kept_out = max(1, kept_out)
     kept_out = min(kept_out, count - 1)
@@ -108,7 +108,8 @@ def goal_rows(frames: FrameTable, goal_steps: int, rng: np.random.Generator) -> 
     latest = np.maximum(frames.end - goal_steps, frames.start)
     earliest = np.minimum(frames.at + 1, latest)
     first = rng.integers(earliest, latest + 1)
-    return np.minimum(first[:, None] + np.arange(goal_steps), frames.end[:, None] - 1)
+    rows: Rows = np.minimum(first[:, None] + np.arange(goal_steps), frames.end[:, None] - 1)
+    return rows
 
 
 def batch_of(step: int, count: int, batch: int, seed: int) -> Rows:

@@ -10,7 +10,9 @@ def model_card(policy: Policy, training: Mapping[str, Any]) -> str:
     """Write the card's Markdown from the policy and how it was trained."""
     spec, model = policy.spec, policy.config
     cameras = ', '.join(f'{c.name} {c.height}x{c.width}' for c in spec.cameras) or 'none'
+    actions = f'{", ".join(spec.action_names)} ({spec.action.reference}, {spec.action.unit})'
     data = training['dataset']
+    trained = f'phase {training["phase"]}, step {training["step"]}, on {training["device"]}'
     parameters = sum(p.numel() for p in policy.parameters())
     lines = [
         f'# VQ-BeT for {spec.robot}',
@@ -20,12 +22,12 @@ def model_card(policy: Policy, training: Mapping[str, Any]) -> str:
         f'| robot | {spec.robot}, {spec.rate_hz:g} Hz |',
         f'| cameras | {cameras} |',
         f'| state | {", ".join(spec.state_names) if model.state else "not used"} |',
-        f'| action | {", ".join(spec.action_names)} ({spec.action.reference}, {spec.action.unit}) |',
+        f'| action | {actions} |',
         f'| history, chunk | {model.history}, {model.chunk} steps |',
         f'| goal | {f"{model.goal_steps} frames, optional" if model.goal_steps else "none"} |',
         f'| parameters | {parameters:,} |',
         f'| data | {data["source"]}: {data["episodes"]} episodes, {data["frames"]} frames |',
-        f'| trained | phase {training["phase"]}, step {training["step"]}, on {training["device"]} |',
+        f'| trained | {trained} |',
         f'| vqbet_ros, torch | {training["package_version"]}, {training["torch_version"]} |',
         '',
         '## Validation on episodes kept out',

@@ -48,7 +48,7 @@ class TrainingData:
         """Read images at rows (...) as (..., n, H, W_px, 3) uint8 on the CPU."""
         arrays = [self.dataset.images[name][rows.reshape(-1)] for name in self.cameras]
         stacked = torch.from_numpy(np.stack(arrays, axis=1))  # (rows, n, H, W_px, 3)
-        return stacked.unflatten(0, rows.shape)
+        return stacked.reshape(*rows.shape, *stacked.shape[1:])
 
 
 def load_data(dataset: Dataset, config: TrainConfig, device: torch.device) -> TrainingData:

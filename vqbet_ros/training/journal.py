@@ -20,7 +20,7 @@ class Journal:
         from torch.utils.tensorboard import SummaryWriter
 
         self._file = (run / 'metrics.jsonl').open('a', encoding='utf-8')
-        self._board: Any = SummaryWriter(str(run))  # type: ignore[no-untyped-call]
+        self._board: Any = SummaryWriter(str(run))
         self._console = Console(stderr=False)
         self._progress: Progress | None = None
         self._task: TaskID | None = None

@@ -15,7 +15,7 @@ from vqbet_ros.errors import BadCheckpoint, listed
 from vqbet_ros.policy.checkpoint import read_json, read_tensors
 from vqbet_ros.policy.policy import Policy
 from vqbet_ros.structured import to_mapping
-from vqbet_ros.training.phases import Phase
+from vqbet_ros.training.phases.common import Phase
 
 
 def resume_state(

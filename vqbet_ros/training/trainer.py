@@ -25,7 +25,10 @@ from vqbet_ros.training.card import model_card
 from vqbet_ros.training.data import load_data, TrainingData
 from vqbet_ros.training.journal import Journal
 from vqbet_ros.training.optimizer import learning_rate_factor, set_learning_rate
-from vqbet_ros.training.phases import EncoderTraining, Phase, PolicyTraining, TokenizerTraining
+from vqbet_ros.training.phases.common import Phase
+from vqbet_ros.training.phases.encoder import EncoderTraining
+from vqbet_ros.training.phases.policy import PolicyTraining
+from vqbet_ros.training.phases.tokenizer import TokenizerTraining
 from vqbet_ros.training.resume import (
     read_resume,
     restore_phase,
@@ -144,7 +147,7 @@ class Trainer:
                     f'The last good state is {self.last}'
                 )
             phase.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             if phase.clip is not None:
                 torch.nn.utils.clip_grad_norm_(parameters, phase.clip)
             phase.optimizer.step()

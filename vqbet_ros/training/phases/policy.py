@@ -1,0 +1,167 @@
+"""Phase 2: the policy over the codes of a trained tokenizer.
+
+Legend: B batch, h history, W chunk, A action channels, g goal steps, n cameras, F features,
+N frames of the dataset, H x W_px an image.
+"""
+
+import numpy as np
+import torch
+from torch import nn, Tensor
+from vqbet_ros.config import TrainConfig
+from vqbet_ros.data.windows import FrameTable, goal_rows, Rows, windows
+from vqbet_ros.policy.policy import Policy
+from vqbet_ros.policy.vqbet import Steps
+from vqbet_ros.training.data import TrainingData
+from vqbet_ros.training.optimizer import adamw, MovingAverage
+from vqbet_ros.training.phases.common import augmented, Batches, Metrics, val_frames
+
+
+class PolicyTraining:
+    """Phase 2: trunk and heads, and the encoder unless it is frozen."""
+
+    name = 'policy'
+
+    def __init__(self, policy: Policy, data: TrainingData, config: TrainConfig) -> None:
+        """Compute the features of all frames once if the encoder is frozen."""
+        self.settings = settings = config.policy
+        self.model, self.vision = config.model, config.model.vision
+        self.policy, self.data = policy, data
+        self.steps, self.warmup = settings.steps, settings.warmup
+        self.clip: float | None = settings.clip
+        policy.vqbet.tokenizer.requires_grad_(False)
+        trained: list[tuple[nn.Module, float]] = [(policy.vqbet, 1.0)]
+        self.features: Tensor | None = None  # (copies, N, n, F) with a frozen encoder
+        modules: list[nn.Module] = [policy.vqbet]
+        if policy.encoder is not None and self.vision.train == 'frozen':
+            policy.encoder.requires_grad_(False)
+            self.features = self._all_features(1 + settings.feature_copies)
+        elif policy.encoder is not None:
+            trained.append((policy.encoder, settings.encoder_lr_scale))
+            modules.append(policy.encoder)
+        self.module: nn.Module = nn.ModuleList(modules)
+        self.optimizer = adamw(
+            trained,
+            lr=settings.lr,
+            weight_decay=settings.weight_decay,
+            betas=settings.betas,
+            fused=data.device.type == 'cuda',
+        )
+        self.average: MovingAverage | None = MovingAverage(policy, settings.ema_decay)
+        self.bf16 = config.bf16 and data.device.type == 'cuda'
+        self._batches = Batches(data.train, settings.batch, config.seed + 2)
+        self._seed = config.seed
+
+    def episodes(self, step: int) -> Rows:
+        """Return the numbers of the episodes in a step's batch."""
+        return self._batches.indices(step).episode
+
+    def loss(self, step: int) -> tuple[Tensor, Metrics]:
+        """Return the policy's loss on a batch with augmentation and goal dropout."""
+        frames = self._batches.indices(step)
+        rng = np.random.default_rng((self._seed, step))
+        loss, metrics = self._loss(frames, rng, training=True)
+        return loss, {'loss': loss.detach(), **metrics}
+
+    @torch.no_grad()
+    def validate(self) -> Metrics:
+        """Return the loss, and the error of the most probable chunk in the robot's units."""
+        frames = val_frames(self.data)
+        sums: dict[str, float] = {}
+        for part in np.array_split(np.arange(len(frames)), max(1, len(frames) // 256)):
+            taken = frames.take(part)
+            loss, metrics = self._loss(taken, np.random.default_rng(0), training=False)
+            metrics = {'loss': loss, **metrics, **self._chunk_error(taken)}
+            for key, value in metrics.items():
+                sums[key] = sums.get(key, 0.0) + float(value) * len(part) / len(frames)
+        return dict(sums)
+
+    def _loss(
+        self, frames: FrameTable, rng: np.random.Generator, training: bool
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        settings, device = self.settings, self.data.device
+        rows = windows(frames, self.model.history, self.model.chunk)
+        present = torch.from_numpy(rows.present).to(device)
+        actions = self.policy.normalize_action(self.data.action[rows.actions])  # (B, h, W, A)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+            observed = self._steps(rows.observed, present, training)
+            goal = None
+            if self.model.goal_steps:
+                goal_at = goal_rows(frames, self.model.goal_steps, rng)
+                kept = torch.ones(len(goal_at), dtype=torch.bool)
+                if training:
+                    kept = torch.rand(len(goal_at)) >= settings.goal_dropout
+                there = kept[:, None].expand(goal_at.shape).to(device)
+                goal = self._steps(goal_at, there, training)
+            return self.policy.vqbet.loss(
+                observed,
+                goal,
+                actions,
+                torch.from_numpy(rows.mask).to(device),
+                gamma=settings.gamma,
+                primary_weight=settings.primary_weight,
+                secondary_weight=settings.secondary_weight,
+                offset_weight=settings.offset_weight,
+                offset_codes=settings.offset_codes,
+                temperature=settings.temperature,
+            )
+
+    def _steps(self, rows: Rows, present: Tensor, training: bool) -> Steps:
+        """Gather the observations at rows (B, steps), augmented in training."""
+        features = self._features(rows, training)
+        steps = self.policy.steps(features, self.data.state[rows], present)
+        if training and steps.state is not None and self.settings.state_noise > 0.0:
+            noisy = steps.state + self.settings.state_noise * torch.randn_like(steps.state)
+            steps = Steps(steps.features, noisy, steps.present)
+        return steps
+
+    def _features(self, rows: Rows, training: bool) -> Tensor | None:
+        if self.policy.encoder is None:
+            return None
+        if self.features is not None:
+            copy = torch.zeros(rows.shape, dtype=torch.long)
+            if training:
+                # One crop for all frames of a sample, as `augmented` has it.
+                copy = torch.randint(len(self.features), (len(rows), 1)).expand(rows.shape)
+            kept: Tensor = self.features[copy, torch.from_numpy(rows)]  # (B, steps, n, F)
+            return kept
+        images = self.data.images(rows).to(self.data.device)  # (B, steps, n, H, W_px, 3)
+        if not training:
+            return self.policy.encode(images)
+        pixels = augmented(images, self.vision.crop, self.vision.colour_jitter)
+        flat: Tensor = self.policy.encoder(pixels.flatten(0, 2))
+        return flat.reshape(*pixels.shape[:3], -1)
+
+    @torch.no_grad()
+    def _all_features(self, copies: int) -> Tensor:
+        """Encode every frame: copy 0 from the centre, the others from random crops."""
+        assert self.policy.encoder is not None
+        self.policy.eval()
+        torch.manual_seed(0)
+        result: list[Tensor] = []
+        for copy in range(copies):
+            parts = []
+            for rows in np.array_split(
+                np.arange(self.data.dataset.num_frames), self.data.dataset.num_frames // 64 + 1
+            ):
+                images = self.data.images(rows[:, None]).to(self.data.device)
+                if copy == 0:
+                    parts.append(self.policy.encode(images)[:, 0])  # (rows, n, F)
+                else:
+                    pixels = augmented(images, self.vision.crop, self.vision.colour_jitter)
+                    flat = self.policy.encoder(pixels.flatten(0, 2))
+                    parts.append(flat.unflatten(0, (len(rows), len(self.data.cameras))))
+            result.append(torch.cat(parts))
+        return torch.stack(result)
+
+    def _chunk_error(self, frames: FrameTable) -> dict[str, Tensor]:
+        rows = windows(frames, self.model.history, self.model.chunk)
+        features = self._features(rows.observed, training=False)
+        present = torch.from_numpy(rows.present).to(self.data.device)
+        state = self.data.state[rows.observed]
+        actions = self.policy.act(features, state, present).actions  # (B, W, A)
+        error = (actions - self.data.action[rows.actions[:, -1]]).abs()
+        mask = torch.from_numpy(rows.mask[:, -1]).to(error.device)
+        per_channel = error[mask].mean(0)
+        return {
+            f'error_{name}': per_channel[i] for i, name in enumerate(self.policy.spec.action_names)
+        }
