@@ -194,7 +194,8 @@ def _pool(measured: list[dict[str, dict[str, str]]], component: str) -> dict[str
     p50, p99, largest = (
         [float(run[component][f'{key}_ms']) for run in measured] for key in ('p50', 'p99', 'max')
     )
-    return {'p50': statistics.median(p50), 'p99': max(p99), 'max': max(largest)}
+    figures = {'p50': statistics.median(p50), 'p99': max(p99), 'max': max(largest)}
+    return {name: round(value, 3) for name, value in figures.items()}
 
 
 def _table(summary: dict[str, Any]) -> str:
