@@ -45,15 +45,16 @@ def run_demo(checkpoint, out, *arguments):
 
 
 def children_of(session):
-    """List the command lines of the demo's nodes that are still there."""
-    found = []
+    """Return the command lines, by process id, of the demo's nodes that are still there."""
+    found = {}
     for path in Path('/proc').glob('[0-9]*/environ'):
         try:
             if f'VQBET_TEST_SESSION={session}'.encode() in path.read_bytes():
-                found.append(path.with_name('cmdline').read_bytes().replace(b'\0', b' ').decode())
+                line = path.with_name('cmdline').read_bytes().replace(b'\0', b' ').decode()
+                found[int(path.parent.name)] = line
         except OSError:
             continue  # it ended while we looked, or is not ours
-    return [line for line in found if 'vqbet_ros.ros.' in line]
+    return {pid: line for pid, line in found.items() if 'vqbet_ros.ros.' in line}
 
 
 @pytest.fixture
@@ -119,6 +120,21 @@ def test_a_signal_ends_all_its_processes(make_checkpoint, tmp_path, session, num
     process.send_signal(number)
     rest, _ = process.communicate(timeout=20)
     assert process.returncode == 130, rest
+    assert 'Traceback' not in rest
+    assert not children_of(session)
+
+
+def test_a_node_that_dies_ends_the_demo_with_its_last_words(make_checkpoint, tmp_path, session):
+    process = start_demo(make_checkpoint([100.0, 100.0]), tmp_path / 'out')
+    for line in process.stdout:
+        if 'policy_node has loaded' in line:
+            break
+    (pid,) = (pid for pid, line in children_of(session).items() if 'policy_node' in line)
+    os.kill(pid, signal.SIGKILL)
+    rest, _ = process.communicate(timeout=30)
+    assert process.returncode == 1, rest
+    assert 'policy_node ended with status -9' in rest
+    assert 'commands at 50 Hz' in rest  # from its log
     assert 'Traceback' not in rest
     assert not children_of(session)
 
