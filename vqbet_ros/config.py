@@ -4,8 +4,10 @@ A training YAML holds any of `TrainConfig`'s keys, and under `budgets` overrides
 brings along (`cpu` or `cuda`), since what a GPU trains in an hour a CPU does not.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+import re
 from typing import Any, Literal
 
 from vqbet_ros.errors import ConfigError
@@ -14,9 +16,15 @@ import yaml
 
 
 def _at_least(low: float, **values: float) -> None:
-    for name, value in values.items():
-        if value < low:
-            raise ValueError(f'{name} must be at least {low}, got {value}')
+    _within(low, float('inf'), **values)
+
+
+def _within(low: float, high: float, **values: float) -> None:
+    bound = f'at least {low}' if high == float('inf') else f'from {low} to {high}'
+    # Written so that a NaN fails too.
+    bad = [f'{k} must be {bound}, got {v}' for k, v in values.items() if not low <= v <= high]
+    if bad:
+        raise ValueError('; '.join(bad))
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,8 @@ class VisionConfig:
         """Check the ranges."""
         _at_least(1, stages=self.stages, keypoints=self.keypoints, features=self.features)
         _at_least(0, colour_jitter=self.colour_jitter)
+        if self.crop is not None:
+            _at_least(1, crop=self.crop)
 
 
 @dataclass(frozen=True)
@@ -102,7 +112,8 @@ class ModelConfig:
             heads=self.heads,
             width=self.width,
         )
-        _at_least(0, goal_steps=self.goal_steps, dropout=self.dropout)
+        _at_least(0, goal_steps=self.goal_steps)
+        _within(0, 1, dropout=self.dropout)
         if self.width % self.heads:
             raise ValueError(f'width {self.width} is no multiple of heads {self.heads}')
 
@@ -123,6 +134,13 @@ class EncoderPhase:
     weight_decay: float = 1e-4
     warmup: int = 100
 
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _at_least(1, batch=self.batch)
+        _at_least(
+            0, steps=self.steps, lr=self.lr, weight_decay=self.weight_decay, warmup=self.warmup
+        )
+
 
 @dataclass(frozen=True)
 class TokenizerPhase:
@@ -135,6 +153,17 @@ class TokenizerPhase:
     warmup: int = 100
     commitment_weight: float = 5.0
     reconstruction: Literal['l1', 'l2'] = 'l1'
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _at_least(1, steps=self.steps, batch=self.batch)
+        _at_least(
+            0,
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            warmup=self.warmup,
+            commitment_weight=self.commitment_weight,
+        )
 
 
 @dataclass(frozen=True)
@@ -165,6 +194,28 @@ class PolicyPhase:
     state_noise: float = 0.0
     goal_dropout: float = 0.5
     feature_copies: int = 4
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _at_least(1, steps=self.steps, batch=self.batch)
+        _at_least(
+            0,
+            lr=self.lr,
+            encoder_lr_scale=self.encoder_lr_scale,
+            weight_decay=self.weight_decay,
+            warmup=self.warmup,
+            clip=self.clip,
+            gamma=self.gamma,
+            primary_weight=self.primary_weight,
+            secondary_weight=self.secondary_weight,
+            offset_weight=self.offset_weight,
+            temperature=self.temperature,
+            state_noise=self.state_noise,
+            feature_copies=self.feature_copies,
+        )
+        _within(0, 1, ema_decay=self.ema_decay, goal_dropout=self.goal_dropout)
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f'betas must be in [0, 1), got {list(self.betas)}')
 
 
 @dataclass(frozen=True)
@@ -207,19 +258,55 @@ class TrainConfig:
             ConfigError: Unknown keys, wrong types, contradictions: all of them at once.
         """
         mapping = load_yaml(path)
-        budgets = mapping.pop('budgets', {})
-        if not isinstance(budgets, dict) or not set(budgets) <= {'cpu', 'cuda'}:
-            raise ConfigError(f'{path}: budgets must be a mapping of cpu and cuda, got {budgets}')
-        mapping = _merged(mapping, budgets.get(device) or {})
+        budgets = _budgets(mapping.pop('budgets', {}), path)
+        own = _merged(mapping, budgets.get(device, {}))
         for override in overrides:
-            key, equals, text = override.partition('=')
-            if not equals:
-                raise ConfigError(f'--set {override}: expected key=value, for example seed=1')
-            nested: Any = yaml.safe_load(text)
-            for part in reversed(key.split('.')):
-                nested = {part: nested}
-            mapping = _merged(mapping, nested)
-        return from_mapping(cls, mapping, str(path))
+            own = _merged(own, _nested(override))
+        config = from_mapping(cls, own, ' '.join([str(path), *_quoted(overrides)]))
+        for other, budget in budgets.items():
+            # A slip in another device's budget is told here, not where that device is at hand.
+            if other != device:
+                from_mapping(cls, _merged(mapping, budget), f'{path} with the budget of {other}')
+        return config
+
+
+def flattened(mapping: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+    """Return a nested mapping as one level with dotted keys, for example 'model.vision.crop'."""
+    result: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if isinstance(value, Mapping):
+            result |= flattened(value, f'{prefix}{key}.')
+        else:
+            result[f'{prefix}{key}'] = value
+    return result
+
+
+def _budgets(value: Any, path: str | Path) -> dict[str, dict[str, Any]]:
+    if not isinstance(value, dict) or not set(value) <= {'cpu', 'cuda'}:
+        raise ConfigError(f'{path}: budgets must be a mapping of cpu and cuda, got {value!r}')
+    for device, budget in value.items():
+        if not isinstance(budget, dict):
+            raise ConfigError(f'{path}: budgets.{device} must be a mapping, got {budget!r}')
+    return value
+
+
+def _nested(override: str) -> dict[str, Any]:
+    key, equals, text = override.partition('=')
+    if not equals or not key:
+        raise ConfigError(f'--set {override}: expected key=value, for example policy.steps=1000')
+    try:
+        value: Any = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f'--set {override}: the value is not valid YAML: {error}') from error
+    if isinstance(value, str) and re.fullmatch(r'[-+]?\d+(\.\d*)?[eE][-+]?\d+', value):
+        value = float(value)  # YAML 1.1 takes 1e-4 for text; nobody who types it means that
+    for part in reversed(key.split('.')):
+        value = {part: value}
+    return value  # type: ignore[no-any-return]
+
+
+def _quoted(overrides: tuple[str, ...]) -> list[str]:
+    return [f'--set {override}' for override in overrides]
 
 
 def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

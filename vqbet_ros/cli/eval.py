@@ -17,22 +17,34 @@ def add_parser(subparsers: Any) -> None:
         help='push a T-shaped block onto its goal',
         description='Run episodes of PushT (gym-pusht), at most 300 steps of 0.1 s each, side by '
         'side on one model. Success is a coverage of at least 0.95.',
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     pusht.add_argument('checkpoint', metavar='CHECKPOINT', type=Path, help='checkpoint directory')
-    pusht.add_argument('--episodes', type=int, default=100, help='how many')
-    pusht.add_argument('--seed', type=int, default=100_000, help='of the first; then + 1 each')
-    pusht.add_argument('--batch', type=int, default=50, help='episodes side by side')
+    _number(pusht, '--episodes', 100, 'how many')
+    _number(pusht, '--seed', 100_000, 'of the first episode; each further one has the next')
+    _number(pusht, '--batch', 50, 'episodes side by side')
+    _number(pusht, '--execute', 0, 'steps of each chunk to execute; 0 for the whole chunk')
+    _number(pusht, '--temperature', 0.0, 'of drawing codes; 0 takes the most probable')
+    _number(pusht, '--threads', 0, 'CPU threads; 0 leaves it to torch, which takes all cores')
     pusht.add_argument(
-        '--execute', type=int, default=0, help='steps of each chunk to execute; 0: the whole chunk'
+        '--device',
+        choices=('auto', 'cpu', 'cuda'),
+        default='auto',
+        help='where to run; auto takes a CUDA GPU where there is one (default: %(default)s)',
     )
-    pusht.add_argument(
-        '--temperature', type=float, default=0.0, help='of drawing codes; 0: the most probable'
-    )
-    pusht.add_argument('--device', choices=('auto', 'cpu', 'cuda'), default='auto', help='where')
-    pusht.add_argument('--threads', type=int, default=0, help='CPU threads; 0: all cores')
     pusht.add_argument('--json', metavar='FILE', type=Path, help='write the figures here')
     pusht.add_argument('--video', metavar='DIR', type=Path, help='write an MP4 of each episode')
+    pusht.set_defaults(parser=pusht)
+
+
+def _number(parser: Any, name: str, default: float, text: str) -> None:
+    metavar = 'T' if name == '--temperature' else 'N'
+    parser.add_argument(
+        name,
+        metavar=metavar,
+        type=type(default),
+        default=default,
+        help=f'{text} (default: %(default)s)',
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,12 +55,17 @@ def run(args: argparse.Namespace) -> int:
     from vqbet_ros.training.evaluate_pusht import evaluate
     from vqbet_ros.training.trainer import pick_device
 
-    if min(args.episodes, args.batch) < 1 or min(args.execute, args.temperature) < 0:
-        print(
-            'vqbet eval: --episodes and --batch must be at least 1, --execute and --temperature '
-            'at least 0'
-        )
-        return 2
+    for name, low in (
+        ('episodes', 1),
+        ('batch', 1),
+        ('seed', 0),
+        ('execute', 0),
+        ('temperature', 0),
+        ('threads', 0),
+    ):
+        value = getattr(args, name)
+        if not value >= low:
+            args.parser.error(f'--{name} must be at least {low}, got {value}')
     engine = Engine.load(
         args.checkpoint,
         pick_device(args.device),

@@ -4,7 +4,6 @@ import argparse
 from collections.abc import Sequence
 import errno
 import importlib
-import importlib.util
 import os
 import sys
 from typing import Any
@@ -75,8 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
         title='commands', dest='command', metavar='COMMAND', required=True
     )
     for name in COMMANDS:
-        if importlib.util.find_spec(f'vqbet_ros.cli.{name}') is not None:
-            _module(name.rstrip('_')).add_parser(subparsers)
+        _module(name.rstrip('_')).add_parser(subparsers)
     return parser
 
 

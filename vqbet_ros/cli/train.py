@@ -2,20 +2,31 @@
 
 import argparse
 from pathlib import Path
+import shlex
+from typing import Any
 
 
-def add_parser(subparsers: 'argparse._SubParsersAction[argparse.ArgumentParser]') -> None:
-    """Describe the command's arguments."""
+def add_parser(subparsers: Any) -> None:
+    """Add the command to `vqbet`."""
     parser = subparsers.add_parser(
         'train',
         help='train a policy on a dataset',
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        description='Train a policy: the image encoder where the configuration says so, the action '
-        'tokenizer, then the policy. Ctrl-C saves; --resume goes on, bit for bit.',
+        description='Train a policy: the image encoder where the configuration says so, the '
+        'action tokenizer, then the policy. Ctrl-C saves; --resume goes on, bit for bit.',
     )
-    parser.add_argument('--config', type=Path, required=True, help='YAML, see config/train/')
-    parser.add_argument('--dataset', type=Path, required=True, help='dataset directory')
-    parser.add_argument('--out', type=Path, required=True, help='run directory to write')
+    parser.add_argument(
+        '--config', metavar='YAML', type=Path, required=True, help='see config/train/'
+    )
+    parser.add_argument(
+        '--dataset',
+        metavar='DATASET',
+        type=Path,
+        required=True,
+        help='directory, as `vqbet import` writes it',
+    )
+    parser.add_argument(
+        '--out', metavar='RUN', type=Path, required=True, help='run directory to write'
+    )
     parser.add_argument(
         '--set',
         action='append',
@@ -25,9 +36,18 @@ def add_parser(subparsers: 'argparse._SubParsersAction[argparse.ArgumentParser]'
     )
     parser.add_argument('--resume', action='store_true', help='go on with the run in --out')
     parser.add_argument(
-        '--device', choices=('auto', 'cpu', 'cuda'), default='auto', help='where to train'
+        '--device',
+        choices=('auto', 'cpu', 'cuda'),
+        default='auto',
+        help='where to train; auto takes a CUDA GPU where there is one (default: %(default)s)',
     )
-    parser.add_argument('--threads', type=int, default=0, help='CPU threads; 0: all cores')
+    parser.add_argument(
+        '--threads',
+        type=int,
+        default=0,
+        help='CPU threads; 0 leaves it to torch, which takes all cores (default: %(default)s)',
+    )
+    parser.set_defaults(parser=parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -37,6 +57,8 @@ def run(args: argparse.Namespace) -> int:
     from vqbet_ros.data.store import Dataset
     from vqbet_ros.training.trainer import pick_device, Trainer
 
+    if args.threads < 0:
+        args.parser.error(f'--threads must be at least 0, got {args.threads}')
     if args.threads > 0:
         torch.set_num_threads(args.threads)
     device = pick_device(args.device)
@@ -45,8 +67,9 @@ def run(args: argparse.Namespace) -> int:
     if trainer.run(resume=args.resume):
         print(f'finished: {trainer.last}')
     else:
-        print(
-            f'go on with: vqbet train --config {args.config} --dataset {args.dataset} '
-            f'--out {args.out} --resume'
-        )
+        words = ['vqbet', 'train', '--config', args.config, '--dataset', args.dataset]
+        words += ['--out', args.out, '--resume', '--device', device]
+        words += [word for override in args.set for word in ('--set', override)]
+        words += ['--threads', args.threads] if args.threads else []
+        print(f'go on with: {shlex.join(map(str, words))}')
     return 0

@@ -1,5 +1,6 @@
 """What a training tells: a progress bar or plain lines, metrics.jsonl, TensorBoard."""
 
+from collections.abc import Sequence
 import json
 from pathlib import Path
 import sys
@@ -15,7 +16,11 @@ class Journal:
     """Writes a run's metrics as they come; a context manager."""
 
     def __init__(self, run: Path) -> None:
-        """Append to the run's files."""
+        """Append to the run's files.
+
+        Args:
+            run: The run directory.
+        """
         # Imported here: it takes seconds, which reading a report or a help text need not wait for.
         from torch.utils.tensorboard import SummaryWriter
 
@@ -38,8 +43,13 @@ class Journal:
     ) -> None:
         """Close files and the bar."""
         self.end_phase()
-        self._file.close()
-        self._board.close()
+        try:
+            self._file.close()
+            self._board.close()
+        except OSError:
+            # A full disk, which the error that led here, if there is one, tells better.
+            if error is None:
+                raise
 
     def say(self, text: str) -> None:
         """Print a line, above the bar where there is one."""
@@ -89,6 +99,39 @@ class Journal:
         left_s = (steps - step) / max(rate_hz, 1e-9)
         pace = f'{rate_hz:.1f} steps/s, {_minutes(left_s)} left' if kind == 'train' else 'val'
         self.say(f'{phase} {step}/{steps} [{pace}] {numbers}')
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the records of a metrics.jsonl; a line that a crash cut short is left out."""
+    records = []
+    for line in path.read_text(encoding='utf-8').splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return records
+
+
+def rewind_metrics(path: Path, phases: Sequence[str], phase: str, step: int) -> None:
+    """Drop the records of a metrics.jsonl that come after a step, which will be done again.
+
+    Args:
+        path: The file; may be absent.
+        phases: All phases in order.
+        phase: The one that is resumed.
+        step: Its steps that are done.
+    """
+    if not path.is_file():
+        return
+    reached = (phases.index(phase), step)
+    kept = [
+        record
+        for record in read_metrics(path)
+        if (phases.index(record['phase']), record['step']) <= reached
+    ]
+    partial = path.with_suffix('.partial')
+    partial.write_text(''.join(json.dumps(r) + '\n' for r in kept), encoding='utf-8')
+    partial.replace(path)
 
 
 def _minutes(seconds: float) -> str:

@@ -10,9 +10,10 @@ from torch import nn, Tensor
 def learning_rate_factor(step: int, steps: int, warmup: int) -> float:
     """Return the share of the base rate at a step: linear warm-up, then cosine.
 
-    The factor of the last step (steps - 1) is exactly 0.
+    The factor of the last step (steps - 1) is exactly 0, unless it is the only one. Warm-up takes
+    at most half of the steps.
     """
-    warmup = min(warmup, steps // 2)
+    warmup = min(warmup, max(0, steps - 1) // 2)
     if step < warmup:
         return (step + 1) / (warmup + 1)
     span = max(1, steps - 1 - warmup)
@@ -63,7 +64,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
 class MovingAverage:
     """Exponential moving average of a module's floating-point state.
 
-    The decay grows from 0.1 to its value as (1 + n) / (10 + n), so that early weights are
+    The decay after n updates is (1 + n) / (10 + n), at most its value, so that early weights are
     forgotten.
     """
 

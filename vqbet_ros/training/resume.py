@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from vqbet_ros.config import TrainConfig
+from vqbet_ros.config import flattened, TrainConfig
 from vqbet_ros.errors import BadCheckpoint, listed
 from vqbet_ros.policy.checkpoint import read_json, read_tensors
 from vqbet_ros.policy.policy import Policy
@@ -21,7 +21,7 @@ from vqbet_ros.training.phases.common import Phase
 def resume_state(
     phase: Phase, step: int, policy: Policy, config: TrainConfig
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors and the JSON that `restore` needs, after `step` steps of the phase."""
+    """Return what `restore_policy` and `restore_phase` need, after `step` steps of the phase."""
     tensors = {f'policy/{key}': value for key, value in policy.state_dict().items()}
     for key, value in phase.module.state_dict().items():
         tensors[f'module/{key}'] = value
@@ -49,7 +49,7 @@ def read_resume(checkpoint: Path, config: TrainConfig) -> tuple[dict[str, Tensor
     if absent:
         raise BadCheckpoint(listed('nothing to resume; missing:', absent))
     meta = read_json(paths[0])
-    old, new = _flat(meta['config']), _flat(to_mapping(config))
+    old, new = flattened(meta['config']), flattened(to_mapping(config))
     differences = [
         f'{key}: was {old.get(key)!r}, now {new.get(key)!r}'
         for key in sorted(old.keys() | new.keys())
@@ -90,13 +90,3 @@ def step_seed(seed: int, phase: int, step: int) -> int:
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
-
-
-def _flat(mapping: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for key, value in mapping.items():
-        if isinstance(value, Mapping):
-            result |= _flat(value, f'{prefix}{key}.')
-        else:
-            result[f'{prefix}{key}'] = value
-    return result

@@ -17,18 +17,19 @@ import torch
 from vqbet_ros import __version__
 from vqbet_ros.config import TrainConfig
 from vqbet_ros.data.store import Dataset
-from vqbet_ros.errors import ConfigError, VqbetError
-from vqbet_ros.policy.checkpoint import save_checkpoint
+from vqbet_ros.errors import BadCheckpoint, ConfigError, listed, VqbetError
+from vqbet_ros.policy.checkpoint import read_json, save_checkpoint
 from vqbet_ros.policy.policy import Policy
 from vqbet_ros.structured import to_mapping
 from vqbet_ros.training.card import model_card
 from vqbet_ros.training.data import load_data, TrainingData
-from vqbet_ros.training.journal import Journal
+from vqbet_ros.training.journal import Journal, rewind_metrics
 from vqbet_ros.training.optimizer import learning_rate_factor, set_learning_rate
 from vqbet_ros.training.phases.common import Phase
 from vqbet_ros.training.phases.encoder import EncoderTraining
 from vqbet_ros.training.phases.policy import PolicyTraining
 from vqbet_ros.training.phases.tokenizer import TokenizerTraining
+from vqbet_ros.training.report import require_matplotlib, write_report
 from vqbet_ros.training.resume import (
     read_resume,
     restore_phase,
@@ -69,6 +70,7 @@ class Trainer:
             VqbetError: Dataset and configuration do not fit.
         """
         self.config, self.run_dir = config, run
+        _check_crop(config, dataset)
         self.device = torch.device(device)
         torch.manual_seed(config.seed)
         self.data = load_data(dataset, config, self.device)
@@ -78,12 +80,23 @@ class Trainer:
         except ValueError as error:
             raise ConfigError(f'model: {error}') from error
         self.val_metrics: dict[str, dict[str, float]] = {}
+        self._sums: dict[str, float] = {}  # of metrics since the last record, over _counted steps
+        self._counted = 0
         self._stop = False
 
     @property
     def last(self) -> Path:
         """The newest checkpoint's directory."""
         return self.run_dir / 'checkpoints' / 'last'
+
+    @property
+    def stopping(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stop
+
+    def stop(self) -> None:
+        """Ask `run` to save and return after the step that it is at; safe in a signal handler."""
+        self._stop = True
 
     def run(self, resume: bool = False) -> bool:
         """Train all phases; returns False when it was interrupted and can be resumed.
@@ -99,16 +112,23 @@ class Trainer:
         if self.config.encoder.steps:
             builders.insert(0, ('encoder', EncoderTraining))
         names = [name for name, _ in builders]
+        require_matplotlib()
         saved: tuple[dict[str, torch.Tensor], dict[str, Any]] | None = None
         first, start = 0, 0
         if resume:
             saved = read_resume(self.last, self.config)
+            self._check_dataset()
             restore_policy(self.policy, saved[0])
             first, start = names.index(saved[1]['phase']), int(saved[1]['step'])
             self.val_metrics = dict(saved[1].get('val_metrics', {}))
+            self._sums = dict(saved[1].get('sums', {}))
+            self._counted = int(saved[1].get('counted', 0))
+            rewind_metrics(self.run_dir / 'metrics.jsonl', names, names[first], start)
         elif self.last.exists():
             raise VqbetError(f'{self.run_dir} holds a run: give --resume, or another --out')
         self.run_dir.mkdir(parents=True, exist_ok=True)
+        if not resume:  # what a run left that ended before its first checkpoint
+            (self.run_dir / 'metrics.jsonl').unlink(missing_ok=True)
         text = yaml.safe_dump(to_mapping(self.config), sort_keys=False)
         (self.run_dir / 'config.yaml').write_text(text, encoding='utf-8')
         with Journal(self.run_dir) as journal, _Interrupts(self):
@@ -120,6 +140,12 @@ class Trainer:
                 if not self._run_phase(phase, index, start, journal):
                     return False
                 start = 0
+                if self._stop and index + 1 < len(builders):
+                    journal.say(f'stopped after phase {phase.name}; saved {self.last}')
+                    return False
+            journal.end_phase()
+            journal.say('writing the report')
+            journal.say(f'report: {write_report(self.run_dir, self.data.dataset)}')
         return True
 
     def _run_phase(self, phase: Phase, index: int, start: int, journal: Journal) -> bool:
@@ -128,8 +154,6 @@ class Trainer:
         total = sum(p.numel() for p in parameters)
         journal.say(f'phase {phase.name}: {phase.steps} steps, {total / 1e6:.2f} M parameters')
         journal.begin_phase(phase.name, start, phase.steps)
-        sums: dict[str, torch.Tensor] = {}
-        counted = 0
         for step in range(start, phase.steps):
             torch.manual_seed(step_seed(config.seed, index, step))
             self.policy.train()
@@ -140,11 +164,11 @@ class Trainer:
             set_learning_rate(phase.optimizer, factor)
             loss, metrics = phase.loss(step)
             if not math.isfinite(loss.item()):
+                saved = f'the last good state is {self.last}' if self.last.exists() else ''
                 raise VqbetError(
                     f'the loss of phase {phase.name} is {loss.item()} at step {step}; '
-                    f'episodes in the batch: {sorted(set(phase.episodes(step).tolist()))}. '
-                    'Look at them, or lower the learning rate. '
-                    f'The last good state is {self.last}'
+                    f'episodes in the batch: {sorted(set(phase.episodes(step).tolist()))}\n'
+                    f'Look at them, or lower {phase.name}.lr; {saved or "nothing was saved yet"}.'
                 )
             phase.optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -154,22 +178,23 @@ class Trainer:
             if phase.average is not None:
                 phase.average.update(self.policy)
             for key, value in metrics.items():
-                sums[key] = sums.get(key, torch.zeros(())) + torch.as_tensor(value).float().cpu()
-            counted += 1
+                self._sums[key] = self._sums.get(key, 0.0) + float(value)
+            self._counted += 1
             done = step + 1
             if done % config.log_every == 0 or done == phase.steps:
-                means = {key: float(value) / counted for key, value in sums.items()}
+                means = {key: value / self._counted for key, value in self._sums.items()}
                 journal.write(
                     phase.name, done, phase.steps, {**means, 'lr_factor': factor}, 'train'
                 )
-                sums, counted = {}, 0
+                self._sums, self._counted = {}, 0
             if done % config.val_every == 0 or done == phase.steps:
                 values = self._validate(phase)
                 self.val_metrics[phase.name] = values
                 journal.write(phase.name, done, phase.steps, values, 'val')
-            if done % config.save_every == 0 or done == phase.steps or self._stop:
+            stop = self._stop  # read once: a signal may come at any point below
+            if done % config.save_every == 0 or done == phase.steps or stop:
                 self._save(phase, done)
-            if self._stop and done < phase.steps:
+            if stop and done < phase.steps:
                 journal.say(f'stopped in phase {phase.name} after step {done}; saved {self.last}')
                 return False
         return True
@@ -193,11 +218,7 @@ class Trainer:
             'package_version': __version__,
             'torch_version': torch.__version__,
             'device': self.device.type,
-            'dataset': {
-                'source': self.data.dataset.source,
-                'episodes': self.data.dataset.num_episodes,
-                'frames': self.data.dataset.num_frames,
-            },
+            'dataset': self._dataset(),
             'phase': phase.name,
             'step': step,
             'config': to_mapping(self.config),
@@ -210,8 +231,47 @@ class Trainer:
             training=training,
             weights=phase.average.state if phase.average else None,
             extra_tensors={'resume': tensors},
-            extra_json={'resume': {**meta, 'val_metrics': self.val_metrics}},
+            extra_json={
+                'resume': {
+                    **meta,
+                    'val_metrics': self.val_metrics,
+                    'sums': self._sums,
+                    'counted': self._counted,
+                }
+            },
         )
+
+    def _dataset(self) -> dict[str, Any]:
+        dataset = self.data.dataset
+        return {
+            'source': dataset.source,
+            'episodes': dataset.num_episodes,
+            'frames': dataset.num_frames,
+        }
+
+    def _check_dataset(self) -> None:
+        """Refuse to go on with other data than the checkpoint in `last` was trained on."""
+        old = read_json(self.last / 'config.json').get('training', {}).get('dataset', {})
+        stats = {name: item.to_mapping() for name, item in self.policy.stats.items()}
+        problems = [
+            f'{key}: was {old.get(key)!r}, now {value!r}'
+            for key, value in self._dataset().items()
+            if old.get(key) != value
+        ]
+        if not problems and read_json(self.last / 'stats.json') != stats:
+            problems.append('the values in it')
+        if problems:
+            raise BadCheckpoint(listed(f'{self.last} was trained on another dataset', problems))
+
+
+def _check_crop(config: TrainConfig, dataset: Dataset) -> None:
+    crop = config.model.vision.crop
+    for camera in dataset.spec.cameras:
+        if crop is not None and crop > min(camera.height, camera.width):
+            raise ConfigError(
+                f'model.vision.crop is {crop}, but the pictures of camera {camera.name} are '
+                f'{camera.height}x{camera.width}: take a smaller crop, or null'
+            )
 
 
 class _Interrupts:
@@ -230,4 +290,6 @@ class _Interrupts:
             signal.signal(number, handler)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        self._trainer._stop = True
+        if self._trainer.stopping:  # asked twice: now, without saving
+            raise KeyboardInterrupt
+        self._trainer.stop()
