@@ -23,6 +23,9 @@ from vqbet_ros.runtime.stream import Decoder
 from vqbet_ros.runtime.supervisor import Command, Hold, State, Supervisor
 from vqbet_ros.spec import RobotSpec
 
+# A tick comes this share of its period after a plan: a plan that takes a little longer than the
+# first one is still used at once, and not a whole period later.
+_TICK_MARGIN = 0.2
 # A camera at the policy's own rate must not lose every second frame to a trembling stamp.
 _PLAN_SPACING = 0.9
 
@@ -110,6 +113,7 @@ class Pipeline:
         self._armed = threading.Event()
         self._data = threading.Event()
         self._stop = threading.Event()
+        self._wake = threading.Event()  # the control thread's deadlines have changed
         self._planned: tuple[int, int] = (-1, 0)  # epoch and time of the last observation
         self._latency_of_ns = 0  # the observation whose latency is already counted
         self._outcome: Command | Hold | None = None
@@ -131,6 +135,7 @@ class Pipeline:
         self._stop.set()
         self._data.set()
         self._armed.set()
+        self._wake.set()
         for thread in self._threads:
             thread.join()
         self._threads = []
@@ -227,6 +232,7 @@ class Pipeline:
             started_ns = time.perf_counter_ns()
             output = self._engine.plan(observation)
             statistics.inference_ms.add((time.perf_counter_ns() - started_ns) / 1e6)
+        is_first = epoch != self._planned[0]
         self._planned = epoch, observation.stamp_ns
         statistics.confidence = float(output.confidence)
         chunk = Chunk(
@@ -237,7 +243,16 @@ class Pipeline:
             epoch=epoch,
         )
         if self.supervisor.accept(chunk) is None:
+            if is_first:
+                self._align_ticks(statistics)
             self._outputs.plan(chunk)
+
+    def _align_ticks(self, statistics: RunStatistics) -> None:
+        """Let ticks follow plans: a chance phase would delay every command by up to a period."""
+        start_ns = time.monotonic_ns() + round(_TICK_MARGIN * self.control_period_ns)
+        with self._tick_lock:
+            statistics.control = Deadlines(start_ns, self.control_period_ns)
+        self._wake.set()
 
     def _is_due(self, epoch: int, now_ns: int) -> bool:
         """Tell cheaply, without decoding, whether the newest observation is worth a plan."""
@@ -255,8 +270,9 @@ class Pipeline:
             if self._stop.is_set():
                 return
             deadlines = self.statistics.control
-            if self._stop.wait(deadlines.wait_ns(time.monotonic_ns()) / 1e9):
-                return
+            if self._wake.wait(deadlines.wait_ns(time.monotonic_ns()) / 1e9):
+                self._wake.clear()
+                continue
             try:
                 self._tick(deadlines)
             except Exception as error:
