@@ -16,7 +16,8 @@ def add_parser(subparsers: Any) -> None:
         'pusht',
         help='push a T-shaped block onto its goal',
         description='Run episodes of PushT (gym-pusht), at most 300 steps of 0.1 s each, side by '
-        'side on one model. Success is a coverage of at least 0.95.',
+        'side on one model. Success is a coverage above 0.95, which ends the '
+        'episode.',
     )
     pusht.add_argument('checkpoint', metavar='CHECKPOINT', type=Path, help='checkpoint directory')
     _number(pusht, '--episodes', 100, 'how many')

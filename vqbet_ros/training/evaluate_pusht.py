@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 import torch
 from torch import Tensor
-from vqbet_ros.errors import SpecMismatch
+from vqbet_ros.errors import listed, SpecMismatch
 from vqbet_ros.policy.engine import Engine
 from vqbet_ros.sim.pusht import KEYPOINT_NAMES, PushTWorld, STATE_NAMES, SUCCESS_COVERAGE
 
 STEPS = 300
+RATE_HZ = 10.0
 PICTURE_PX = 384
 Track = Callable[[Iterable[int], int, str], Iterator[int]]
 Watch = Callable[[int, NDArray[np.uint8]], None]
@@ -37,6 +38,11 @@ class Episode:
         return max(self.coverage)
 
     @property
+    def success(self) -> bool:
+        """Whether the block covered more than 95 % of the goal, as gym-pusht asks."""
+        return self.max_overlap > SUCCESS_COVERAGE
+
+    @property
     def jerk_rms(self) -> float:
         """Root mean square of the targets' third difference, px per step^3."""
         third = np.diff(np.array(self.targets), n=3, axis=0)
@@ -48,7 +54,7 @@ class Episode:
             'seed': self.seed,
             'max_overlap': self.max_overlap,
             'final_overlap': self.coverage[-1],
-            'success': self.max_overlap >= SUCCESS_COVERAGE,
+            'success': self.success,
             'steps': len(self.coverage),
             'jerk_rms': self.jerk_rms,
         }
@@ -97,7 +103,7 @@ class _Batch:
             episode.coverage.append(world.coverage())
             if self.watch is not None:
                 self.watch(episode.seed, world.frame(PICTURE_PX, targets[index]))
-            self.running[index] = not world.success()
+            self.running[index] = not episode.success
 
 
 def check_robot(engine: Engine) -> None:
@@ -107,13 +113,24 @@ def check_robot(engine: Engine) -> None:
         SpecMismatch: Says what the policy wants.
     """
     spec = engine.spec
-    known = (len(STATE_NAMES), len(STATE_NAMES) + len(KEYPOINT_NAMES))
-    sizes = [(c.height, c.width) for c in spec.cameras]
-    if spec.state_dim not in known or sizes not in ([], [(96, 96)]) or spec.action_dim != 2:
+    state = tuple(name.removesuffix('/position') for name in spec.state_names)
+    sizes = [f'{camera.height}x{camera.width}' for camera in spec.cameras]
+    problems = []
+    if state not in (STATE_NAMES, STATE_NAMES + KEYPOINT_NAMES):
+        problems.append(f'state: {", ".join(state) or "none"}')
+    if sizes not in ([], ['96x96']):
+        problems.append(f'cameras: {", ".join(sizes)}, expected none or one of 96x96')
+    if spec.action_names != STATE_NAMES or spec.action.reference != 'absolute':
+        problems.append(f'action: {spec.action.reference} {", ".join(spec.action_names)}')
+    if spec.rate_hz != RATE_HZ:
+        problems.append(f'rate: {spec.rate_hz:g} Hz, expected {RATE_HZ:g} Hz')
+    if problems:
         raise SpecMismatch(
-            f'the policy is for robot {spec.robot} (cameras {sizes}, {spec.state_dim} states, '
-            f'{spec.action_dim} actions), not for PushT: use config/robots/pusht.yaml or '
-            'config/robots/pusht_keypoints.yaml'
+            listed(
+                f'the policy is for robot {spec.robot}, not for PushT as in '
+                'config/robots/pusht.yaml or config/robots/pusht_keypoints.yaml',
+                problems,
+            )
         )
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from vqbet_ros.training.report import Measured
 
 # Okabe and Ito's colours, which people with any colour vision can tell apart.
-BLUE, ORANGE, GREEN, GREY, BLACK = '#0072b2', '#d55e00', '#009e73', '#999999', '#000000'
+BLUE, ORANGE, GREEN, BLACK = '#0072b2', '#d55e00', '#009e73', '#000000'
 WIDTH_IN = 9.6
 DPI = 100
 JOINTS_SHOWN = 8
@@ -80,18 +80,17 @@ def errors(found: 'Measured', names: Sequence[str], unit: str) -> bytes:
     axes = figure.add_subplot()
     at = np.arange(len(names))
     for shift, values, colour, label in (
-        (-0.26, found.tokenizer_error, BLUE, 'tokenizer'),
-        (0.0, found.policy_error, ORANGE, 'policy'),
-        (0.26, found.hold_error, GREY, 'first action held'),
+        (-0.2, found.tokenizer_error, BLUE, 'tokenizer'),
+        (0.2, found.policy_error, ORANGE, 'policy'),
     ):
-        bars = axes.bar(at + shift, values, 0.24, color=colour, label=label)
+        bars = axes.bar(at + shift, values, 0.36, color=colour, label=label)
         if len(names) <= JOINTS_SHOWN:
             axes.bar_label(bars, fmt='%.3g', fontsize=8)
     axes.set_xticks(at, names)
     axes.set_ylabel(f'mean absolute error, {unit}')
     axes.margins(y=0.15)
     axes.grid(axis='y', alpha=0.3)
-    axes.legend(fontsize=8)
+    figure.legend(loc='outside right upper', fontsize=8)
     return _png(figure)
 
 

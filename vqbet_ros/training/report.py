@@ -50,7 +50,6 @@ class Measured:
         horizon_s: (W,) time of each action after the observation.
         tokenizer_error: (A,) mean absolute error of decoded true codes, in the robot's units.
         policy_error: (A,) likewise of the policy's most probable chunk.
-        hold_error: (A,) likewise of repeating the chunk's first recorded action, for comparison.
         titles: (SAMPLES,) which frame each sample is.
         recorded: (SAMPLES, W, A) in the robot's units.
         predicted: (SAMPLES, W, A) likewise.
@@ -63,7 +62,6 @@ class Measured:
     horizon_s: NDArray[np.float64]
     tokenizer_error: NDArray[np.float64]
     policy_error: NDArray[np.float64]
-    hold_error: NDArray[np.float64]
     titles: tuple[str, ...]
     recorded: NDArray[np.float32]
     predicted: NDArray[np.float32]
@@ -121,12 +119,11 @@ def write_report(run: Path, dataset: Dataset) -> Path:
         _image(figures.codes(found), 'bars: share of chunks for each code, one plot a layer'),
         '<h2>Reconstruction</h2>',
         f'<p>Mean absolute error of a chunk over {found.frames} {kept_out} frames: of the '
-        'tokenizer, which sees the chunk and cannot be better than its codes; of the policy, '
-        'which sees the observations alone; and of standing still at the first recorded '
-        'action, for comparison.</p>',
+        'tokenizer, which sees the chunk itself and is as coarse as its codes, and of the '
+        'policy, which sees the observations alone, and corrects its codes by offsets.</p>',
         _image(figures.errors(found, names, unit), 'bars: error of tokenizer and policy by joint'),
         _table(
-            ('joint', f'tokenizer, {unit}', f'policy, {unit}', f'first action held, {unit}'),
+            ('joint', f'tokenizer, {unit}', f'policy, {unit}'),
             [(name, *(float(e[i]) for e in _errors(found))) for i, name in enumerate(names)],
         ),
         '<h2>Predicted and recorded chunks</h2>',
@@ -171,10 +168,9 @@ def measure(policy: Policy, data: TrainingData) -> Measured:
     recorded = data.action[rows]  # (M, W, A)
     decoded = tokenizer.decode(tokenizer.encode(policy.normalize_action(recorded)))
     predicted = _predict(policy, data, frames)  # (M, W, A)
-    held = recorded[:, :1]
     errors = [
         (guess - recorded).abs().mean((0, 1)).double().numpy()
-        for guess in (policy.normalize_action.inverse(decoded), predicted, held)
+        for guess in (policy.normalize_action.inverse(decoded), predicted)
     ]
     shown = np.linspace(0, len(frames) - 1, min(SAMPLES, len(frames))).astype(np.int64)
     step = frames.at - frames.start
@@ -184,7 +180,6 @@ def measure(policy: Policy, data: TrainingData) -> Measured:
         horizon_s=np.arange(chunk) / policy.spec.rate_hz,
         tokenizer_error=errors[0],
         policy_error=errors[1],
-        hold_error=errors[2],
         titles=tuple(f'episode {frames.episode[i]}, step {step[i]}' for i in shown),
         recorded=recorded[shown].numpy(),
         predicted=predicted[shown].numpy(),
@@ -212,7 +207,7 @@ def _predict(policy: Policy, data: TrainingData, frames: FrameTable) -> torch.Te
 
 
 def _errors(found: Measured) -> tuple[NDArray[np.float64], ...]:
-    return found.tokenizer_error, found.policy_error, found.hold_error
+    return found.tokenizer_error, found.policy_error
 
 
 def _summary(policy: Policy, dataset: Dataset) -> str:

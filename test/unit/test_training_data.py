@@ -1,0 +1,72 @@
+"""What a training sees of a dataset: the split, statistics of the training part, pictures."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from vqbet_ros.data.store import Dataset
+from vqbet_ros.errors import BadDataset
+from vqbet_ros.training.data import load_data
+
+CPU = torch.device('cpu')
+
+
+def poke(path, row, value):
+    """Overwrite one row of a dataset's .npy file."""
+    array = np.load(path, mmap_mode='r+')
+    array[row] = value
+    array.flush()
+
+
+def test_statistics_are_of_training_episodes_alone(tmp_path, make_dataset, tiny_config):
+    dataset = make_dataset(tmp_path / 'dataset')
+    before = load_data(dataset, tiny_config, CPU)
+    assert len(before.val) > 0
+    assert not set(before.val.episode.tolist()) & set(before.train.episode.tolist())
+    for name in ('state', 'action', 'targets'):
+        poke(tmp_path / 'dataset' / f'{name}.npy', int(before.val.at[0]), 1e6)
+    after = load_data(Dataset.open(tmp_path / 'dataset'), tiny_config, CPU)
+    assert after.stats == before.stats
+    assert set(after.stats) == {'state', 'action', 'targets'}
+    assert float(after.state[before.val.at[0]].max()) == 1e6
+    poke(tmp_path / 'dataset' / 'state.npy', int(before.train.at[0]), 1e6)
+    spoilt = load_data(Dataset.open(tmp_path / 'dataset'), tiny_config, CPU)
+    assert spoilt.stats['state'].max == (1e6, 1e6)
+
+
+def test_the_split_follows_its_own_seed(tmp_path, make_dataset, tiny_config):
+    dataset = make_dataset(tmp_path / 'dataset', lengths=[5] * 12)
+
+    def held_out(**changes):
+        data = load_data(dataset, replace(tiny_config, **changes), CPU)
+        return sorted(set(data.val.episode.tolist()))
+
+    assert len(held_out()) == 3
+    assert held_out() == held_out(seed=5)
+    assert held_out() != held_out(split_seed=1)
+    assert held_out(val_fraction=0.0) == []
+
+
+def test_pictures_of_rows_of_any_shape(tmp_path, make_dataset, tiny_config):
+    dataset = make_dataset(tmp_path / 'dataset')
+    data = load_data(dataset, tiny_config, CPU)
+    rows = np.array([[0, 5, 5], [13, 14, 45]])
+    images = data.images(rows)
+    assert images.shape == (2, 3, 1, 24, 24, 3)
+    assert images.dtype == torch.uint8
+    assert np.array_equal(images[1, 2, 0].numpy(), dataset.images['top'][45])
+    assert np.array_equal(images[0, 1, 0].numpy(), dataset.images['top'][5])
+
+
+def test_episodes_shorter_than_a_chunk_are_refused(tmp_path, make_dataset, tiny_config):
+    dataset = make_dataset(tmp_path / 'dataset', lengths=[2, 2, 2])
+    with pytest.raises(BadDataset, match='no training episode is as long as one chunk of 3'):
+        load_data(dataset, tiny_config, CPU)
+
+
+def test_a_dataset_with_nan_is_refused(tmp_path, make_dataset):
+    make_dataset(tmp_path / 'dataset')
+    poke(tmp_path / 'dataset' / 'action.npy', 7, np.nan)
+    with pytest.raises(BadDataset, match=r'action.npy: 2 value\(s\) are NaN .* row 7, column 0'):
+        Dataset.open(tmp_path / 'dataset')
