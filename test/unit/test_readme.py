@@ -30,10 +30,15 @@ SHORTER = {
 }
 
 
+def blocks(document, language):
+    """Return the contents of a document's code blocks in one language."""
+    text = document.read_text(encoding='utf-8')
+    return re.findall(rf'^```{language}\n(.*?)^```', text, re.MULTILINE | re.DOTALL)
+
+
 def shown_commands(document):
     """List the commands in a document's bash blocks, without comments, continued lines joined."""
-    text = document.read_text(encoding='utf-8')
-    for block in re.findall(r'^```bash\n(.*?)^```', text, re.MULTILINE | re.DOTALL):
+    for block in blocks(document, 'bash'):
         for line in block.replace('\\\n', ' ').splitlines():
             words = shlex.split(line, comments=True)
             if words:
@@ -216,12 +221,7 @@ def workplace(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    'document',
-    [d for d, commands in SHOWN.items() if any(c.startswith(VQBET) for c in commands)],
-    ids=name_of,
-)
-def test_vqbet_commands_run(document, workplace, monkeypatch, capfd):
+def test_vqbet_commands_run(workplace, monkeypatch, capfd):
     pytest.importorskip('zarr', reason="needs zarr: extra 'train'")
     pytest.importorskip('rich', reason="needs rich: extra 'train'")
     pytest.importorskip('gym_pusht', reason="needs gym-pusht: extra 'sim'")
@@ -229,7 +229,8 @@ def test_vqbet_commands_run(document, workplace, monkeypatch, capfd):
     from vqbet_ros.training import evaluate_pusht
 
     monkeypatch.setattr(evaluate_pusht, 'STEPS', 5)
-    for command in SHOWN[document]:
+    shown = [command for commands in SHOWN.values() for command in commands]
+    for command in dict.fromkeys(shown):
         if not command.startswith(VQBET):
             continue
         arguments = shlex.split(command)[1:]
@@ -239,6 +240,16 @@ def test_vqbet_commands_run(document, workplace, monkeypatch, capfd):
             if option in arguments:
                 made = workplace / arguments[arguments.index(option) + 1]
                 assert made.exists(), f'{command} made no {made}'
+    assert not missing_of_run(workplace / 'runs/pusht_image')
+    for document in DOCUMENTS:
+        for block in blocks(document, 'python'):
+            exec(compile(block, name_of(document), 'exec'), {})  # noqa: S102 - it is ours
+
+
+def missing_of_run(run):
+    """List what the table of a run's directory names and is not there."""
+    rows = table('docs/training.md', "## A run's directory")
+    return [path for path, _ in rows if not list(run.glob(path.strip('`').rstrip('/')))]
 
 
 def shorter(arguments):
@@ -352,6 +363,13 @@ def test_every_topic_and_service_is_documented():
     text = (ROOT / 'docs/ros.md').read_text(encoding='utf-8')
     missing = [name for name in {*published(), *services()} if f'`{name}`' not in text]
     assert not missing
+
+
+def test_every_reason_for_holding_is_documented():
+    from vqbet_ros.runtime.gate import ReasonKind
+
+    text = (ROOT / 'docs/ros.md').read_text(encoding='utf-8')
+    assert not [kind.value for kind in ReasonKind if kind.value not in text]
 
 
 # What the code declares, read without importing it: rclpy and launch may be absent.
