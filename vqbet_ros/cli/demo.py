@@ -54,7 +54,10 @@ def add_parser(subparsers: Any) -> None:
         '--seed', type=int, default=100_000, help='of the first episode; then one more for each'
     )
     parser.add_argument(
-        '--rate', type=_positive_float, default=50.0, help='rate of the commands, in Hz'
+        '--rate',
+        type=_positive_float,
+        default=argparse.SUPPRESS,
+        help="rate of the commands, in Hz (default: the robot's, 10 for PushT)",
     )
     parser.add_argument(
         '--device', default='auto', choices=('auto', 'cpu', 'cuda'), help='of the inference'
@@ -87,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
         f'policy {checkpoint}; results in {args.out}'
     )
     spec = RobotSpec.from_yaml(checkpoint / 'spec.yaml')
+    rate_hz = float(getattr(args, 'rate', spec.rate_hz))
     with Processes(args.out) as processes:
         spec_file = str(checkpoint / 'spec.yaml')
         processes.start('sim_node', _node('sim_node', spec=spec_file, seed=args.seed), environment)
@@ -96,11 +100,11 @@ def run(args: argparse.Namespace) -> int:
                 'policy_node',
                 checkpoint=str(checkpoint),
                 device=args.device,
-                control_rate_hz=float(args.rate),
+                control_rate_hz=rate_hz,
             ),
             environment,
         )
-        summary = _drive(args, spec, processes, say)
+        summary = {'control_rate_hz': rate_hz, **_drive(args, spec, processes, say)}
     text = json.dumps(summary, indent=2) + '\n'
     for path in filter(None, (args.out / 'summary.json', getattr(args, 'json', None))):
         path.write_text(text, encoding='utf-8')
@@ -152,7 +156,6 @@ def _drive(
     return {
         'checkpoint': str(args.checkpoint),
         'seed': args.seed,
-        'control_rate_hz': args.rate,
         'episodes': episodes,
         **{key: _pool(measured, component) for key, component in _MEASURES.items()},
         'ticks': sum(int(run['control']['ticks']) for run in measured),
