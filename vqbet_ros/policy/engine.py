@@ -67,16 +67,19 @@ class PolicyOutput:
 class Engine:
     """A policy ready to run; not thread-safe, one caller at a time."""
 
-    def __init__(self, policy: Policy, *, temperature: float = 0.0, seed: int = 0) -> None:
+    def __init__(
+        self, policy: Policy, *, temperature: float | None = None, seed: int = 0
+    ) -> None:
         """Wrap a policy in evaluation mode.
 
         Args:
             policy: Loaded weights, on its device.
-            temperature: 0 takes the most probable codes; otherwise they are drawn.
+            temperature: 0 takes the most probable codes; otherwise they are drawn. None takes the
+                checkpoint's own.
             seed: Of the draws.
         """
         self.policy = policy.eval().requires_grad_(False)
-        self.temperature = temperature
+        self.temperature = policy.config.temperature if temperature is None else temperature
         self._generator = torch.Generator().manual_seed(seed)
         self._cache: dict[tuple[str, int], Tensor] = {}
         self._goal: Goal | None = None
@@ -87,7 +90,7 @@ class Engine:
         checkpoint: str | Path,
         device: str = 'cpu',
         threads: int | None = None,
-        temperature: float = 0.0,
+        temperature: float | None = None,
         seed: int = 0,
     ) -> 'Engine':
         """Load a checkpoint directory.
@@ -175,10 +178,9 @@ class Engine:
         if spec.cameras:
             features = self.encode(images)[None]  # (1, g, n, F)
         tensor = None
-        if needs_state and config.state:
-            tensor = torch.as_tensor(state, dtype=torch.float32, device=self.policy.device)[
-                None
-            ]  # (1, g, S)
+        if needs_state:
+            copy = np.array(state, dtype=np.float32)  # the caller may go on writing to its own
+            tensor = torch.from_numpy(copy).to(self.policy.device)[None]  # (1, g, S)
         self._goal = Goal(features, tensor)
 
     @torch.inference_mode()
@@ -226,8 +228,7 @@ class Engine:
         """
         device = self.policy.device
         features = [
-            self.policy.encode(torch.from_numpy(np.ascontiguousarray(images[c.name])).to(device))
-            for c in self.spec.cameras
+            self.policy.encode(_tensor(images[c.name]).to(device)) for c in self.spec.cameras
         ]
         return torch.stack(features, dim=1)
 
@@ -309,5 +310,10 @@ class Engine:
         self._cache = {**kept, **used}
 
     def _encode(self, image: NDArray[np.uint8]) -> Tensor:
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).to(self.policy.device)
+        pixels = _tensor(image).to(self.policy.device)
         return self.policy.encode(pixels[None])[0]  # (F,)
+
+
+def _tensor(image: NDArray[np.uint8]) -> Tensor:
+    # torch warns of arrays that it could not write to, which decoded and mapped images may be.
+    return torch.from_numpy(np.require(image, requirements=['C', 'W']))
