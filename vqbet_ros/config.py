@@ -76,6 +76,8 @@ class ModelConfig:
         head_hidden: Hidden width of the heads; null for linear heads.
         code_mode: `joint`, or `sequential`: the secondary code given the primary one.
         normalisation: Of states and actions.
+        temperature: Of drawing codes in use; 0 takes the most probable ones. It decides nothing in
+            training.
     """
 
     history: int = 5
@@ -97,6 +99,7 @@ class ModelConfig:
     head_hidden: int | None = None
     code_mode: Literal['joint', 'sequential'] = 'joint'
     normalisation: Literal['min_max', 'mean_std'] = 'min_max'
+    temperature: float = 0.0
     vision: VisionConfig = field(default_factory=VisionConfig)
 
     def __post_init__(self) -> None:

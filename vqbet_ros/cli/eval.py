@@ -24,7 +24,12 @@ def add_parser(subparsers: Any) -> None:
     _number(pusht, '--seed', 100_000, 'of the first episode; each further one has the next')
     _number(pusht, '--batch', 50, 'episodes side by side')
     _number(pusht, '--execute', 0, 'steps of each chunk to execute; 0 for the whole chunk')
-    _number(pusht, '--temperature', 0.0, 'of drawing codes; 0 takes the most probable')
+    pusht.add_argument(
+        '--temperature',
+        metavar='T',
+        type=float,
+        help="of drawing codes; 0 takes the most probable (default: the checkpoint's own)",
+    )
     _number(pusht, '--threads', 0, 'CPU threads; 0 leaves it to torch, which takes all cores')
     pusht.add_argument(
         '--device',
@@ -37,12 +42,11 @@ def add_parser(subparsers: Any) -> None:
     pusht.set_defaults(parser=pusht)
 
 
-def _number(parser: Any, name: str, default: float, text: str) -> None:
-    metavar = 'T' if name == '--temperature' else 'N'
+def _number(parser: Any, name: str, default: int, text: str) -> None:
     parser.add_argument(
         name,
-        metavar=metavar,
-        type=type(default),
+        metavar='N',
+        type=int,
         default=default,
         help=f'{text} (default: %(default)s)',
     )
@@ -65,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         ('threads', 0),
     ):
         value = getattr(args, name)
-        if not value >= low:
+        if value is not None and not value >= low:
             args.parser.error(f'--{name} must be at least {low}, got {value}')
     engine = Engine.load(
         args.checkpoint,
