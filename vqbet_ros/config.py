@@ -115,7 +115,7 @@ class ModelConfig:
             heads=self.heads,
             width=self.width,
         )
-        _at_least(0, goal_steps=self.goal_steps)
+        _at_least(0, goal_steps=self.goal_steps, temperature=self.temperature)
         _within(0, 1, dropout=self.dropout)
         if self.width % self.heads:
             raise ValueError(f'width {self.width} is no multiple of heads {self.heads}')
