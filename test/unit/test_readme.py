@@ -372,6 +372,25 @@ def test_every_reason_for_holding_is_documented():
     assert not [kind.value for kind in ReasonKind if kind.value not in text]
 
 
+def anchor(heading):
+    """Return the anchor that a heading gets."""
+    return re.sub(r'[^a-z0-9_ -]', '', heading.lower()).replace(' ', '-')
+
+
+@pytest.mark.parametrize('document', DOCUMENTS, ids=name_of)
+def test_links_lead_somewhere(document):
+    broken = []
+    for link in re.findall(r'\]\((?!http)([^)]+)\)', document.read_text(encoding='utf-8')):
+        path, _, place = link.partition('#')
+        target = (document.parent / path).resolve() if path else document
+        if not target.exists():
+            broken.append(link)
+        elif place:
+            headings = re.findall(r'^#+ (.*)$', target.read_text(encoding='utf-8'), re.MULTILINE)
+            broken += [link] * (place not in map(anchor, headings))
+    assert not broken
+
+
 # What the code declares, read without importing it: rclpy and launch may be absent.
 
 
