@@ -51,6 +51,7 @@ def test_certainty_gives_finite_losses_and_gradients(gamma):
     losses = focal_loss(logits, torch.tensor([0, 0]), gamma)
     losses.sum().backward()
     assert losses.tolist() == [0.0, 200.0]
+    assert logits.grad is not None
     assert torch.isfinite(logits.grad).all()
 
 

@@ -37,6 +37,7 @@ def weights_file(resnet, tmp_path_factory):
 def test_a_peak_gives_its_coordinates(row, column, expected):
     pool = SpatialSoftmax(2, 2).requires_grad_(False)
     pool.reduce.weight.copy_(torch.eye(2)[:, :, None, None])
+    assert pool.reduce.bias is not None
     pool.reduce.bias.zero_()
     maps = torch.zeros(1, 2, 5, 7)
     maps[0, 0, row, column] = 100.0
@@ -134,7 +135,7 @@ def test_downloaded_weights_are_taken(monkeypatch):
     state = torchvision.models.resnet18().state_dict()
     monkeypatch.setattr(torchvision.models._api, 'load_state_dict_from_url', lambda *a, **k: state)
     encoder = ImageEncoder(weights='imagenet')
-    assert torch.equal(encoder.trunk[0].weight, state['conv1.weight'])
+    assert torch.equal(encoder.state_dict()['trunk.0.weight'], state['conv1.weight'])
 
 
 @pytest.mark.parametrize(

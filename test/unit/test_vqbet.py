@@ -63,8 +63,9 @@ def goal_of(layout, **settings):
 
 def part(given, rows=slice(None), at=slice(None)):
     """Cut rows and steps out of Steps."""
-    cut = (None if t is None else t[rows][:, at] for t in (given.features, given.state))
-    return Steps(*cut, None if given.present is None else given.present[rows][:, at])
+    every = (given.features, given.state, given.present)
+    features, state, present = (None if t is None else t[rows][:, at] for t in every)
+    return Steps(features, state, present)
 
 
 def targets(seed=3):

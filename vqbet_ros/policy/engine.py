@@ -67,9 +67,7 @@ class PolicyOutput:
 class Engine:
     """A policy ready to run; not thread-safe, one caller at a time."""
 
-    def __init__(
-        self, policy: Policy, *, temperature: float | None = None, seed: int = 0
-    ) -> None:
+    def __init__(self, policy: Policy, *, temperature: float | None = None, seed: int = 0) -> None:
         """Wrap a policy in evaluation mode.
 
         Args:
@@ -151,7 +149,7 @@ class Engine:
         if images is None:
             self._goal = None
             return
-        config, spec = self.policy.config, self.spec
+        spec = self.spec
         problems = []
         if self.goal_steps == 0:
             problems.append('this policy was trained without goals (goal_steps: 0)')
