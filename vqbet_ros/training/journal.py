@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from vqbet_ros.training.tensorboard import EventFile
 
 
 class Journal:
@@ -21,11 +22,8 @@ class Journal:
         Args:
             run: The run directory.
         """
-        # Imported here: it takes seconds, which reading a report or a help text need not wait for.
-        from torch.utils.tensorboard import SummaryWriter
-
         self._file = (run / 'metrics.jsonl').open('a', encoding='utf-8')
-        self._board: Any = SummaryWriter(str(run))
+        self._board = EventFile(run)
         self._console = Console(stderr=False)
         self._progress: Progress | None = None
         self._task: TaskID | None = None
@@ -65,7 +63,7 @@ class Journal:
             self._progress = Progress(
                 TextColumn('{task.description}'),
                 BarColumn(),
-                TextColumn('{task.completed}/{task.total} steps, {task.fields[shown]}'),
+                TextColumn('{task.completed}/{task.total} steps{task.fields[shown]}'),
                 TimeRemainingColumn(),
                 console=self._console,
             )
@@ -89,11 +87,10 @@ class Journal:
             entry['steps_per_s'] = round(rate_hz, 3)
         self._file.write(json.dumps(entry) + '\n')
         self._file.flush()
-        for key, value in metrics.items():
-            self._board.add_scalar(f'{phase}/{kind}/{key}', value, step)
+        self._board.add({f'{phase}/{kind}/{key}': v for key, v in metrics.items()}, step)
         numbers = ' '.join(f'{key} {value:.4g}' for key, value in metrics.items())
         if self._progress is not None and kind == 'train' and self._task is not None:
-            shown = f'loss {metrics.get("loss", float("nan")):.4g}, {rate_hz:.1f} steps/s'
+            shown = f', loss {metrics.get("loss", float("nan")):.4g}, {rate_hz:.1f} steps/s'
             self._progress.update(self._task, completed=step, shown=shown)
             return
         left_s = (steps - step) / max(rate_hz, 1e-9)

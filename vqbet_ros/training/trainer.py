@@ -152,6 +152,7 @@ class Trainer:
         config = self.config
         parameters = [p for group in phase.optimizer.param_groups for p in group['params']]
         total = sum(p.numel() for p in parameters)
+        journal.end_phase()
         journal.say(f'phase {phase.name}: {phase.steps} steps, {total / 1e6:.2f} M parameters')
         journal.begin_phase(phase.name, start, phase.steps)
         for step in range(start, phase.steps):
