@@ -4,7 +4,6 @@ A training YAML holds any of `TrainConfig`'s keys, and under `budgets` overrides
 brings along (`cpu` or `cuda`), since what a GPU trains in an hour a CPU does not.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 import re
@@ -201,21 +200,11 @@ class PolicyPhase:
     def __post_init__(self) -> None:
         """Check the ranges."""
         _at_least(1, steps=self.steps, batch=self.batch)
-        _at_least(
-            0,
-            lr=self.lr,
-            encoder_lr_scale=self.encoder_lr_scale,
-            weight_decay=self.weight_decay,
-            warmup=self.warmup,
-            clip=self.clip,
-            gamma=self.gamma,
-            primary_weight=self.primary_weight,
-            secondary_weight=self.secondary_weight,
-            offset_weight=self.offset_weight,
-            temperature=self.temperature,
-            state_noise=self.state_noise,
-            feature_copies=self.feature_copies,
-        )
+        _at_least(0, lr=self.lr, encoder_lr_scale=self.encoder_lr_scale, warmup=self.warmup)
+        _at_least(0, weight_decay=self.weight_decay, clip=self.clip, gamma=self.gamma)
+        _at_least(0, primary_weight=self.primary_weight, secondary_weight=self.secondary_weight)
+        _at_least(0, offset_weight=self.offset_weight, temperature=self.temperature)
+        _at_least(0, state_noise=self.state_noise, feature_copies=self.feature_copies)
         _within(0, 1, ema_decay=self.ema_decay, goal_dropout=self.goal_dropout)
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f'betas must be in [0, 1), got {list(self.betas)}')
@@ -265,23 +254,12 @@ class TrainConfig:
         own = _merged(mapping, budgets.get(device, {}))
         for override in overrides:
             own = _merged(own, _nested(override))
-        config = from_mapping(cls, own, ' '.join([str(path), *_quoted(overrides)]))
+        config = from_mapping(cls, own, ' --set '.join([str(path), *overrides]))
         for other, budget in budgets.items():
             # A slip in another device's budget is told here, not where that device is at hand.
             if other != device:
                 from_mapping(cls, _merged(mapping, budget), f'{path} with the budget of {other}')
         return config
-
-
-def flattened(mapping: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-    """Return a nested mapping as one level with dotted keys, for example 'model.vision.crop'."""
-    result: dict[str, Any] = {}
-    for key, value in mapping.items():
-        if isinstance(value, Mapping):
-            result |= flattened(value, f'{prefix}{key}.')
-        else:
-            result[f'{prefix}{key}'] = value
-    return result
 
 
 def _budgets(value: Any, path: str | Path) -> dict[str, dict[str, Any]]:
@@ -306,10 +284,6 @@ def _nested(override: str) -> dict[str, Any]:
     for part in reversed(key.split('.')):
         value = {part: value}
     return value  # type: ignore[no-any-return]
-
-
-def _quoted(overrides: tuple[str, ...]) -> list[str]:
-    return [f'--set {override}' for override in overrides]
 
 
 def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

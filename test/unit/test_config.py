@@ -1,10 +1,11 @@
 """Training configurations: defaults, budgets of devices, overrides, and every kind of slip."""
 
 import pytest
-from vqbet_ros.config import flattened, ModelConfig, TrainConfig
+from vqbet_ros.config import ModelConfig, TrainConfig
 from vqbet_ros.errors import ConfigError
 from vqbet_ros.resources import resource
 from vqbet_ros.structured import from_mapping, to_mapping
+from vqbet_ros.training.resume import flattened
 
 
 @pytest.fixture

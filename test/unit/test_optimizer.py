@@ -82,7 +82,7 @@ def test_the_moving_average_follows_its_recurrence():
     for update in range(1, 20):
         with torch.no_grad():
             net.weight.copy_(torch.tensor([update, -update]))
-            net.num_batches_tracked += 1
+            net.get_buffer('num_batches_tracked').add_(1)
         average.update(net)
         decay = min(0.5, (1 + update) / (10 + update))
         expected = decay * expected + (1 - decay) * net.weight.detach()

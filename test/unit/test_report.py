@@ -28,7 +28,10 @@ class Outline(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.seen, self.texts, self.pictures = [], [], [], []
+        self.open: list[str] = []
+        self.seen: list[str] = []
+        self.texts: list[str] = []
+        self.pictures: list[str] = []
         self.feed(text)
         assert self.open == []
 
@@ -73,8 +76,9 @@ def test_the_page_holds_all_that_it_shows(run):
         kind, _, data = source.partition(',')
         assert kind == 'data:image/png;base64'
         picture = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), 1)
+        assert picture is not None
         assert picture.shape[1] == 960
-        assert (picture < 128).mean() > 0.002  # something is drawn
+        assert np.mean(picture < 128) > 0.002  # something is drawn
     for shown in ('policy.state_noise', 'model.vision.crop', 'perplexity_1', 'combinations'):
         assert shown in page.texts
 

@@ -1,6 +1,7 @@
 """The training loop: resumed bit for bit, stopped by hand, by numbers and by a full disk."""
 
 from dataclasses import replace
+import importlib
 import json
 import os
 from pathlib import Path
@@ -8,6 +9,7 @@ import resource as limits
 import signal
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +32,11 @@ from vqbet_ros.training.trainer import pick_device, Trainer
 import yaml
 
 ROOT = Path(__file__).parents[2]
-PHASES = {'encoder': EncoderTraining, 'tokenizer': TokenizerTraining, 'policy': PolicyTraining}
+PHASES: dict[str, Any] = {
+    'encoder': EncoderTraining,
+    'tokenizer': TokenizerTraining,
+    'policy': PolicyTraining,
+}
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -150,9 +156,8 @@ def test_what_a_run_leaves(whole_runs, configs):
     assert all(np.isfinite(v) for r in records for v in r.values() if not isinstance(v, str))
     assert yaml.safe_load((run / 'config.yaml').read_text()) == to_mapping(configs['frozen'])
 
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    board = EventAccumulator(str(run)).Reload()
+    reader = importlib.import_module('tensorboard.backend.event_processing.event_accumulator')
+    board = reader.EventAccumulator(str(run)).Reload()
     assert [e.step for e in board.Scalars('policy/train/loss')] == [2, 4, 6]
     assert 'tokenizer/val/error_x' in board.Tags()['scalars']
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 import torch
-from vqbet_ros.config import flattened, TrainConfig
+from vqbet_ros.config import TrainConfig
 from vqbet_ros.data.store import Dataset
 from vqbet_ros.data.windows import FrameTable, windows
 from vqbet_ros.errors import VqbetError
@@ -23,6 +23,7 @@ from vqbet_ros.policy.tokenizer import code_usage
 from vqbet_ros.structured import from_mapping, load_yaml, to_mapping
 from vqbet_ros.training.data import load_data, TrainingData
 from vqbet_ros.training.journal import read_metrics
+from vqbet_ros.training.resume import flattened
 
 FRAMES = {True: 256, False: 2048}  # whose errors are measured; encoding pictures takes its time
 SAMPLES = 6

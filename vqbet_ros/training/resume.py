@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from vqbet_ros.config import flattened, TrainConfig
+from vqbet_ros.config import TrainConfig
 from vqbet_ros.errors import BadCheckpoint, listed
 from vqbet_ros.policy.checkpoint import read_json, read_tensors
 from vqbet_ros.policy.policy import Policy
@@ -90,3 +90,14 @@ def step_seed(seed: int, phase: int, step: int) -> int:
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def flattened(mapping: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+    """Return a nested mapping as one level with dotted keys, for example 'model.vision.crop'."""
+    result: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if isinstance(value, Mapping):
+            result |= flattened(value, f'{prefix}{key}.')
+        else:
+            result[f'{prefix}{key}'] = value
+    return result
