@@ -1,6 +1,7 @@
 """What the tests of training share: a dataset that is made in a moment and a model as small."""
 
 from dataclasses import replace
+from typing import Any
 
 from hypothesis import settings
 import numpy as np
@@ -33,11 +34,11 @@ def make_dataset():
         spec = RobotSpec.from_yaml(resource('config/robots/pusht.yaml'))
         cameras = [replace(c, height=SIDE_PX, width=SIDE_PX) for c in spec.cameras]
         spec = replace(spec, cameras=tuple(cameras) if camera else ())
-        rng = np.random.default_rng(seed)
+        rng: Any = np.random.default_rng(seed)
         with DatasetWriter(path, spec, 'a walk', ('sum',) if camera else ()) as writer:
             for length in lengths:
                 walk = 256 + np.cumsum(rng.normal(0, 20, (length + 1, 2)), axis=0)
-                walk = walk.clip(0, 512).astype(np.float32)
+                walk = np.float32(walk.clip(0, 512))
                 images = rng.integers(0, 256, (length, SIDE_PX, SIDE_PX, 3), dtype=np.uint8)
                 writer.add(
                     Episode(

@@ -330,8 +330,9 @@ def test_every_training_setting_is_documented():
 
 
 def test_the_budgets_are_those_of_the_configuration():
-    from vqbet_ros.config import flattened, TrainConfig
+    from vqbet_ros.config import TrainConfig
     from vqbet_ros.structured import to_mapping
+    from vqbet_ros.training.resume import flattened
 
     path = ROOT / 'config/train/pusht_image.yaml'
     budgets = (TrainConfig.from_yaml(path, 'cpu'), TrainConfig.from_yaml(path, 'cuda'))
