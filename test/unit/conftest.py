@@ -37,8 +37,8 @@ def make_dataset():
         rng: Any = np.random.default_rng(seed)
         with DatasetWriter(path, spec, 'a walk', ('sum',) if camera else ()) as writer:
             for length in lengths:
-                walk = 256 + np.cumsum(rng.normal(0, 20, (length + 1, 2)), axis=0)
-                walk = np.float32(walk.clip(0, 512))
+                walk: Any = 256 + np.cumsum(rng.normal(0, 20, (length + 1, 2)), axis=0)
+                walk = walk.clip(0, 512).astype(np.float32)
                 images = rng.integers(0, 256, (length, SIDE_PX, SIDE_PX, 3), dtype=np.uint8)
                 writer.add(
                     Episode(
