@@ -125,7 +125,7 @@ class Driver:
         self.status = graph.listen(DiagnosticStatus, '/policy_node/status')
         self.diagnostics = graph.listen(DiagnosticArray, '/diagnostics')
         self.plans = graph.listen(JointTrajectory, '/policy_node/plan')
-        parameters = {'checkpoint': 'stand-in', **parameters}
+        parameters = {'checkpoint': 'stand-in', 'plan_every': 1, **parameters}
         self.node = PolicyNode(
             load=lambda checkpoint, device, threads: engine,
             context=graph.context,

@@ -37,6 +37,10 @@ class PolicyEngine(Protocol):
     def history(self) -> int:
         """Steps of an observation."""
 
+    @property
+    def chunk(self) -> int:
+        """Steps W of a plan."""
+
     def reset(self) -> None:
         """Forget what was cached of earlier observations."""
 
@@ -81,6 +85,8 @@ class Pipeline:
         spec: The robot.
         decoders: By message type; see vqbet_ros.data.messages.
         control_rate_hz: Rate of the control thread.
+        plan_every: Steps of a plan that are executed before the next one is made; 0 for all but
+            the last, which is in reserve while the next plan is made.
         clock: The time in ns, of the same clock as the stamps.
         outputs: Takes the results.
     """
@@ -92,6 +98,7 @@ class Pipeline:
         *,
         decoders: Mapping[str, Decoder],
         control_rate_hz: float,
+        plan_every: int = 0,
         clock: Callable[[], int],
         outputs: Outputs,
     ) -> None:
@@ -107,6 +114,8 @@ class Pipeline:
         self.statistics = self._new_statistics()
         self._clamped_before = self.supervisor.clamped
         self._engine = engine
+        steps = min(plan_every, engine.chunk) or max(1, engine.chunk - 1)
+        self._plan_spacing_ns = (steps - 1 + _PLAN_SPACING) * spec.period_ns
         self._clock = clock
         self._outputs = outputs
         self._tick_lock = threading.Lock()  # deciding and sending are one step
@@ -262,7 +271,10 @@ class Pipeline:
         if epoch != self._planned[0]:
             return True
         elapsed_ns = now_ns - max(ages) - self._planned[1]
-        return not 0 <= elapsed_ns < _PLAN_SPACING * self.spec.period_ns
+        # Where the plan was dropped, the robot is held: it need not wait for the plan's end.
+        planned = self.supervisor.chunk is not None
+        spacing_ns = self._plan_spacing_ns if planned else _PLAN_SPACING * self.spec.period_ns
+        return not 0 <= elapsed_ns < spacing_ns
 
     def _control_forever(self) -> None:
         while True:

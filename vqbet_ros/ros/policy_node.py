@@ -163,6 +163,7 @@ class PolicyNode(LifecycleNode):
             spec,
             decoders=DECODERS,
             control_rate_hz=values.control_rate_hz or spec.rate_hz,
+            plan_every=values.plan_every,
             clock=lambda: self.get_clock().now().nanoseconds,
             outputs=self,
         )

@@ -26,6 +26,11 @@ class PolicyParameters:
     control_rate_hz: float = parameter(
         0.0, "Rate of the commands in Hz; 0: the spec's rate.", bounds=(0.0, 1000.0)
     )
+    plan_every: int = parameter(
+        0,
+        'Steps of a chunk that are executed before the next is planned; 0: all but the last.',
+        bounds=(0, 1000),
+    )
     compressed: bool = parameter(
         False, "Subscribe to each raw camera's <topic>/compressed instead."
     )
