@@ -38,8 +38,8 @@ def run(name: str, build: Callable[[], RunnableNode], args: list[str] | None) ->
     Returns:
         0 after a signal, 1 after a mistake of the user; other errors propagate.
     """
-    # Scripts made by colcon set this for pkg_resources, which pygame imports where it finds one: it
-    # would then look up every requirement of every package by the rules of the system's Python.
+    # Scripts made by colcon set this for pkg_resources, which pygame imports where it finds one:
+    # every requirement of every package would then be looked up, by the system Python's rules.
     vars(sys.modules['__main__']).pop('__requires__', None)
     node: RunnableNode | None = None
     try:
