@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 import random
+import signal
 
 import pytest
 
@@ -10,6 +11,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def pytest_configure(config):
+    # A shell ignores SIGINT for what it runs in the background, and programs started from here
+    # would inherit that: tests that interrupt one would wait for ever.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # Before any test imports rclpy: no test may ever reach a robot, nor another run of the tests.
     if os.environ.get('ROS_DISTRO') == 'humble':
         os.environ['ROS_LOCALHOST_ONLY'] = '1'

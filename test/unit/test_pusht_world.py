@@ -15,7 +15,7 @@ from vqbet_ros.spec import RobotSpec
 pytest.importorskip('gym_pusht', reason="needs gym-pusht: the extra 'sim'")
 os.environ.setdefault('SDL_VIDEODRIVER', 'dummy')
 
-DEMONSTRATIONS = Path(os.environ.get('VQBET_PUSHT_ZARR', 'data/pusht/pusht_cchi_v7_replay.zarr'))
+
 GOAL = (256.0, 256.0, np.pi / 4)
 
 
@@ -174,15 +174,11 @@ def test_a_missing_simulator_is_an_error_that_names_the_extra(monkeypatch):
         PushTWorld(0)
 
 
-@pytest.mark.skipif(
-    not DEMONSTRATIONS.is_dir(),
-    reason=f'the demonstrations are not at {DEMONSTRATIONS} (set VQBET_PUSHT_ZARR)',
-)
-def test_replaying_demonstrations_reaches_the_recorded_poses():
+def test_replaying_demonstrations_reaches_the_recorded_poses(pusht_zarr):
     zarr = pytest.importorskip('zarr', reason="needs zarr: the extra 'train'")
     spec = RobotSpec.from_yaml(resource('config/robots/pusht.yaml'))
-    source = PushTZarr(DEMONSTRATIONS)
-    start, states = 0, zarr.open_group(str(DEMONSTRATIONS), mode='r')['data/state']
+    source = PushTZarr(pusht_zarr)
+    start, states = 0, zarr.open_group(str(pusht_zarr), mode='r')['data/state']
     world = PushTWorld(0)
     for index, episode in zip(range(12), source.episodes(spec), strict=False):
         recorded = np.asarray(states[start : source.ends[index]])
