@@ -128,9 +128,9 @@ def test_arguments_and_status_go_through(command):
             'vqbet: error: No space left on device; free some space, or write to another place\n',
         ),
         (
-            PermissionError(errno.EACCES, 'Permission denied', '/root/x'),
+            PermissionError(errno.EACCES, 'Permission denied', '/data/x'),
             1,
-            'vqbet: error: Permission denied: /root/x\n',
+            'vqbet: error: Permission denied: /data/x\n',
         ),
         (
             ModuleNotFoundError("No module named 'zarr.core'", name='zarr.core'),

@@ -6,6 +6,7 @@ import threading
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from vqbet_ros.cli.video import VideoFile
 
 _ZOOM = 4
 _TABLE_PX = 512  # the side of PushT's world
@@ -20,13 +21,12 @@ class DemoVideo:
     def __init__(self, rate_hz: float) -> None:
         self._rate_hz = rate_hz
         self._lock = threading.Lock()
-        self._path: Path | None = None
-        self._writer: cv2.VideoWriter | None = None
+        self._file: VideoFile | None = None
 
     def open(self, path: Path) -> None:
         """Begin a video; its size is that of the first frame."""
         with self._lock:
-            self._path = path
+            self._file = VideoFile(path, self._rate_hz)
 
     def add(
         self, image: NDArray[np.uint8], score: dict[str, str], command: list[float] | None
@@ -39,34 +39,26 @@ class DemoVideo:
             command: Target (x, y) in px of the table, drawn as a cross.
         """
         with self._lock:
-            if self._path is None or not score:
-                return
-            frame = _draw(image, score, command)
-            if self._writer is None:
-                code = cv2.VideoWriter.fourcc(*'mp4v')
-                height, width = frame.shape[:2]
-                size = (width, height)
-                self._writer = cv2.VideoWriter(str(self._path), code, self._rate_hz, size)
-            self._writer.write(frame)
+            if self._file is not None and score:
+                self._file.add(_draw(image, score, command))
 
     def close(self) -> None:
         """End the video, if one is open."""
         with self._lock:
-            self._path = None
-            if self._writer is not None:
-                self._writer.release()
-                self._writer = None
+            if self._file is not None:
+                self._file.close()
+                self._file = None
 
 
 def _draw(
     image: NDArray[np.uint8], score: dict[str, str], command: list[float] | None
 ) -> NDArray[np.uint8]:
-    """Enlarge a frame and write on it; returns BGR, as OpenCV's writer takes it."""
+    """Enlarge an RGB frame and write on it."""
     height, width = (side * _ZOOM for side in image.shape[:2])
-    frame = cv2.resize(image[..., ::-1], (width, height), interpolation=cv2.INTER_CUBIC)
+    frame = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
     if command is not None:
         x, y = (round(value * width / _TABLE_PX) for value in command[:2])
-        cv2.drawMarker(frame, (x, y), (0, 0, 255), cv2.MARKER_CROSS, 12, 2)
+        cv2.drawMarker(frame, (x, y), (255, 0, 0), cv2.MARKER_CROSS, 12, 2)
     text = f'overlap {float(score["coverage"]):.2f}, best {float(score["max_coverage"]):.2f}'
     font = cv2.FONT_HERSHEY_SIMPLEX
     cv2.putText(frame, text, (8, 20), font, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
