@@ -255,6 +255,19 @@ def test_history_has_the_stamps_of_the_messages_and_begins_at_enable(robot, driv
     assert driver.engine.resets == 1
 
 
+@pytest.mark.parametrize(('plan_every', 'steps'), [(0, CHUNK - 1), (2, 2), (100, CHUNK)])
+def test_a_chunk_is_executed_before_the_next_is_planned(robot, drive, plan_every, steps):
+    driver = drive(plan_every=plan_every)
+    driver.activate()
+    driver.wait_ready()
+    assert driver.enable().success
+    driver.plans.wait(count=3)
+    driver.enable(False)
+    stamps = [stamp_ns(plan) for plan in driver.plans.messages]
+    # A tenth of a period is left to trembling stamps.
+    assert (np.diff(stamps) >= (steps - 0.1) * SPEC.period_ns).all()
+
+
 def test_plan_shows_the_chunk_with_the_time_of_each_action(robot, drive):
     driver = drive()
     driver.activate()
