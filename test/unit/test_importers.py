@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from vqbet_ros.data.importers.pusht import PushTZarr
+from vqbet_ros.data.importers.pusht import _mirrored, PushTZarr
 from vqbet_ros.data.store import Dataset, DatasetWriter
 from vqbet_ros.errors import BadDataset, SpecMismatch
 from vqbet_ros.resources import resource
@@ -95,6 +95,45 @@ def test_keypoints_and_no_images(path):
     state = np.concatenate([episode.state for episode in episodes])
     np.testing.assert_array_equal(state[:, :2], arrays['data/state'][:, :2])
     np.testing.assert_array_equal(state[:, 2:], tee_keypoints(arrays['data/state'][:, 2:]))
+
+
+def test_each_episode_is_followed_by_its_mirror_image(path):
+    source = PushTZarr(write_zarr(path, demonstrations()))
+    plain = list(source.episodes(IMAGE))
+    both = list(source.episodes(IMAGE, mirror=True))
+    assert len(both) == 2 * len(plain)
+    for original, recorded, mirrored in zip(plain, both[::2], both[1::2], strict=True):
+        np.testing.assert_array_equal(recorded.action, original.action)
+        np.testing.assert_array_equal(mirrored.action, 512 - original.action[:, ::-1])
+        np.testing.assert_array_equal(mirrored.state, 512 - original.state[:, ::-1])
+        # The reflected corners are the corners of the reflected block, in another order.
+        expected = 512 - original.targets.reshape(-1, 8, 2)[..., ::-1]
+        got = mirrored.targets.reshape(-1, 8, 2)
+        apart = np.linalg.norm(got[:, :, None] - expected[:, None], axis=-1)  # (T, 8, 8) px
+        assert apart.min(axis=1).max() < 1e-3
+        # Row 3, column 80 of the mirror image shows what is at x = 95 - 3, y = 95 - 80.
+        np.testing.assert_array_equal(
+            mirrored.images['top'][:, 3, 80], original.images['top'][:, 95 - 80, 95 - 3]
+        )
+
+
+def test_the_simulator_sees_the_mirror_image_as_the_mirror_image():
+    pytest.importorskip('gym_pusht', reason="needs gym-pusht: the extra 'sim'")
+    from vqbet_ros.sim.pusht import PushTWorld
+
+    world, rng = PushTWorld(), np.random.default_rng(0)
+    for _ in range(5):
+        place = rng.uniform(200, 312, 2)
+        state = np.array([[*rng.uniform(60, 450, 2), *place, rng.uniform(-3, 3)]], np.float32)
+        world.set_state(state[0])
+        image, coverage = world.image().copy(), world.coverage()
+        mirrored, _, images = _mirrored(state, state[:, :2], {'top': image[None]})
+        world.set_state(mirrored[0])
+        assert coverage > 0
+        assert world.coverage() == pytest.approx(coverage, abs=1e-6)
+        # Edges are smoothed a little differently; no more than 1 % of the pixels may look so.
+        differs = np.abs(world.image().astype(int) - images['top'][0]).max(axis=-1) > 40
+        assert differs.mean() < 0.01
 
 
 def test_channels_follow_the_specs_order(path):

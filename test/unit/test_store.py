@@ -247,6 +247,8 @@ def test_the_writer_refuses_another_spec_or_other_targets(path):
         DatasetWriter(path, faster, 'made up', TARGETS)
     with pytest.raises(BadDataset, match='its targets are'):
         DatasetWriter(path, SPEC, 'made up', ('t0',))
+    with pytest.raises(BadDataset, match='each demonstration 1 time'):
+        DatasetWriter(path, SPEC, 'made up', TARGETS, copies=2)
     check(path, [5])
 
 
@@ -262,10 +264,15 @@ def test_an_unknown_version(path, version):
 
 def test_a_broken_index(path):
     write(path, [5])
-    edit(path, num_frames=-1, source=7, target_names=[1])
+    edit(path, num_frames=-1, source=7, target_names=[1], copies=0)
     with pytest.raises(BadDataset) as caught:
         Dataset.open(path)
-    for problem in ('num_frames: got -1', 'source: got 7', 'target_names: got [1]'):
+    for problem in (
+        'num_frames: got -1',
+        'source: got 7',
+        'target_names: got [1]',
+        'copies: got 0',
+    ):
         assert problem in str(caught.value)
     (path / 'dataset.json').write_text('{')
     with pytest.raises(BadDataset, match='not valid JSON'):

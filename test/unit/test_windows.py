@@ -101,6 +101,13 @@ def test_splits_are_disjoint_and_complete(count, fraction, seed):
     assert train.tolist() == again[0].tolist()
 
 
+@given(st.integers(2, 40), st.floats(0, 0.99), st.integers(2, 4))
+def test_a_split_does_not_part_the_copies_of_a_demonstration(count, fraction, copies):
+    train, val = split_episodes(count, fraction, seed=0, copies=copies)
+    assert sorted([*train.tolist(), *val.tolist()]) == list(range(count))
+    assert not {i // copies for i in train.tolist()} & {i // copies for i in val.tolist()}
+
+
 @given(st.integers(1, 30), st.integers(1, 40), st.integers(0, 3), st.integers(0, 3))
 def test_batches_of_a_pass_hold_no_sample_twice(count, batch, seed, epoch):
     size = min(batch, count)

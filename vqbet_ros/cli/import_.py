@@ -33,6 +33,11 @@ def add_parser(subparsers: Any) -> None:
         '(config/robots/pusht.yaml: image and pusher; config/robots/pusht_keypoints.yaml: '
         'pusher and corners of the block, no image)',
     )
+    pusht.add_argument(
+        '--mirror',
+        action='store_true',
+        help='add the mirror image of each episode: table and goal are symmetric about a diagonal',
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -49,14 +54,16 @@ def run(args: argparse.Namespace) -> int:
     packaged = args.spec.startswith('config/robots/') and not Path(args.spec).exists()
     spec = RobotSpec.from_yaml(resource(args.spec) if packaged else args.spec)
     source = PushTZarr(args.zarr)
-    episodes = source.episodes(spec)
-    with DatasetWriter(args.dataset, spec, args.zarr.resolve().name, KEYPOINT_NAMES) as writer:
+    episodes = source.episodes(spec, mirror=args.mirror)
+    copies = 2 if args.mirror else 1
+    name = args.zarr.resolve().name
+    with DatasetWriter(args.dataset, spec, name, KEYPOINT_NAMES, copies) as writer:
         if writer.num_episodes:
             raise BadDataset(
                 f'{args.dataset} already holds {writer.num_episodes} episodes, and importing '
                 'would add them again; remove it first, or name another directory'
             )
-        for episode in track(episodes, source.num_episodes, 'episodes'):
+        for episode in track(episodes, source.num_episodes * copies, 'episodes'):
             writer.add(episode)
         print(f'{args.dataset}: {writer.num_episodes} episodes, {writer.num_frames} frames')
     return 0

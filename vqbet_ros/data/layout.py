@@ -69,12 +69,17 @@ def read_index(path: Path) -> dict[str, Any]:
             ('num_frames', _is_count(index.get('num_frames')), 'a count'),
             ('num_episodes', _is_count(index.get('num_episodes')), 'a count'),
             ('target_names', _is_names(index.get('target_names')), 'a list of names'),
+            (
+                'copies',
+                _is_count(index.get('copies', 1)) and index.get('copies') != 0,
+                '1 or more',
+            ),
         )
         if not fits
     ]
     if problems:
         raise BadDataset(listed(f'{path / INDEX}: {len(problems)} problem(s)', problems))
-    return dict(index)
+    return {'copies': 1, **index}
 
 
 def open_rows(

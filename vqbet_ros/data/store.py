@@ -41,6 +41,8 @@ class Dataset:
         target_names: K names.
         episode_ends: (E,) int64, increasing; the last is N.
         source: Where the demonstrations come from.
+        copies: Each demonstration is there as so many consecutive episodes (as it was, mirrored).
+            A split must not part them.
     """
 
     path: Path
@@ -52,6 +54,7 @@ class Dataset:
     target_names: tuple[str, ...]
     episode_ends: NDArray[np.int64]
     source: str = ''
+    copies: int = 1
 
     @classmethod
     def open(cls, path: str | Path) -> 'Dataset':
@@ -104,6 +107,7 @@ class Dataset:
             target_names=target_names,
             episode_ends=ends,
             source=index['source'],
+            copies=index['copies'],
         )
 
     @property
@@ -139,10 +143,11 @@ class DatasetWriter:
         spec: Decides which arrays there are, and their widths.
         source: Where the demonstrations come from, for people.
         target_names: Names of the columns of `Episode.targets`.
+        copies: How many consecutive episodes belong to one demonstration; see `Dataset`.
 
     Raises:
         BadDataset: The directory holds something else, or a dataset that is broken or has other
-            target names.
+            target names or another number of copies.
         SpecMismatch: The dataset in the directory has another spec.
     """
 
@@ -152,12 +157,14 @@ class DatasetWriter:
         spec: RobotSpec,
         source: str,
         target_names: Sequence[str] = (),
+        copies: int = 1,
     ) -> None:
         """Make the directory, or continue the dataset in it."""
         self.path = Path(path)
         self.spec = spec
         self.source = source
         self.target_names = tuple(target_names)
+        self.copies = copies
         self._ends: list[int] = []
         self._columns = columns(spec, len(self.target_names))
         if not self.path.exists() or is_empty_dir(self.path):
@@ -230,6 +237,11 @@ class DatasetWriter:
                 f'{self.path}: its targets are {list(dataset.target_names)}, '
                 f'the new ones {list(self.target_names)}; write to another directory'
             )
+        if dataset.copies != self.copies:
+            raise BadDataset(
+                f'{self.path}: it holds each demonstration {dataset.copies} time(s), the new ones '
+                f'come {self.copies} time(s); write to another directory'
+            )
         if self.source not in dataset.source:
             self.source = f'{dataset.source}; {self.source}'
         else:
@@ -258,6 +270,7 @@ class DatasetWriter:
             'num_frames': ends[-1] if ends else 0,
             'num_episodes': len(ends),
             'target_names': list(self.target_names),
+            'copies': self.copies,
         }
         write_atomically(self.path / INDEX, (json.dumps(index, indent=1) + '\n').encode())
 

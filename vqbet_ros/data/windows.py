@@ -62,12 +62,22 @@ class FrameTable:
         return FrameTable(self.at[index], self.start[index], self.end[index], self.episode[index])
 
 
-def split_episodes(count: int, val_fraction: float, seed: int) -> tuple[Rows, Rows]:
+def split_episodes(
+    count: int, val_fraction: float, seed: int, copies: int = 1
+) -> tuple[Rows, Rows]:
     """Split episode numbers into training and validation, at random by seed.
 
-    At least one episode is kept for training; validation gets one as soon as the fraction is
-    positive and there are two.
+    Each run of `copies` episodes is one demonstration and stays together. At least one
+    demonstration is kept for training; validation gets one as soon as the fraction is positive
+    and there are two.
     """
+    if copies > 1:
+        demonstrations = split_episodes(-(-count // copies), val_fraction, seed)
+        parts = [
+            (part[:, None] * copies + np.arange(copies)).reshape(-1) for part in demonstrations
+        ]
+        train, val = (part[part < count] for part in parts)  # the last one may be incomplete
+        return train, val
     order = np.random.default_rng(seed).permutation(count)
     kept_out = round(count * val_fraction)
     if val_fraction > 0 and count > 1:

@@ -60,7 +60,7 @@ def load_data(dataset: Dataset, config: TrainConfig, device: torch.device) -> Tr
     if dataset.num_episodes == 0:
         raise BadDataset(f'{dataset.path} holds no episode: record or import some first')
     train_episodes, val_episodes = split_episodes(
-        dataset.num_episodes, config.val_fraction, config.split_seed
+        dataset.num_episodes, config.val_fraction, config.split_seed, dataset.copies
     )
     train = frame_table(dataset.episode_ends, train_episodes)
     val = frame_table(dataset.episode_ends, val_episodes)

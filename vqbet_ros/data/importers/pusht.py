@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from vqbet_ros.data.episode import Episode, not_finite
 from vqbet_ros.errors import BadDataset, listed, SpecMismatch
-from vqbet_ros.sim.pusht import KEYPOINT_NAMES, tee_keypoints
+from vqbet_ros.sim.pusht import KEYPOINT_NAMES, SIZE, tee_keypoints
 from vqbet_ros.spec import JOINT_STATE, RobotSpec
 
 # Shapes behind the frame axis. The zarr's own `keypoint` is not among them: its 9 points were
@@ -41,8 +41,11 @@ class PushTZarr:
         """Number of episodes."""
         return len(self.ends)
 
-    def episodes(self, spec: RobotSpec) -> Iterator[Episode]:
+    def episodes(self, spec: RobotSpec, *, mirror: bool = False) -> Iterator[Episode]:
         """Iterate over the episodes as a spec asks for them.
+
+        With `mirror` each episode is followed by its mirror image: the table and the goal are
+        symmetric about the line x + y = 512 px, so that both are demonstrations of one task.
 
         The targets are the block's 8 corners, (T, 16) px. Reading raises BadDataset where a file
         is damaged or an image has values that are not 0 to 255.
@@ -50,28 +53,30 @@ class PushTZarr:
         Raises:
             SpecMismatch: The spec asks for something else than what was recorded; at once.
         """
-        return self._read_episodes(spec, *_columns(spec))
+        return self._read_episodes(spec, *_columns(spec), mirror)
 
     def _read_episodes(
-        self, spec: RobotSpec, state_columns: list[int], action_columns: list[int]
+        self, spec: RobotSpec, state_columns: list[int], action_columns: list[int], mirror: bool
     ) -> Iterator[Episode]:
         start = 0
         for end in self.ends:
             frames = slice(start, end)
             state = self._read('data/state', frames).astype(np.float32)  # (T, 5)
-            keypoints = tee_keypoints(state[:, 2:5])  # (T, 16)
-            seen = np.concatenate([state[:, :2], keypoints], axis=1)  # (T, 18)
             action = self._read('data/action', frames).astype(np.float32)
             images = {
                 camera.name: _to_uint8(self._read('data/img', frames), start)
                 for camera in spec.cameras
             }
-            yield Episode(
-                state=np.ascontiguousarray(seen[:, state_columns]),
-                action=np.ascontiguousarray(action[:, action_columns]),
-                images=images,
-                targets=keypoints,
-            )
+            recorded = (state, action, images)
+            for state, action, images in (recorded, _mirrored(*recorded))[: 1 + mirror]:
+                keypoints = tee_keypoints(state[:, 2:5])  # (T, 16)
+                seen = np.concatenate([state[:, :2], keypoints], axis=1)  # (T, 18)
+                yield Episode(
+                    state=np.ascontiguousarray(seen[:, state_columns]),
+                    action=np.ascontiguousarray(action[:, action_columns]),
+                    images=images,
+                    targets=keypoints,
+                )
             start = end
 
     def _open(self) -> None:
@@ -194,6 +199,29 @@ def _columns(spec: RobotSpec) -> tuple[list[int], list[int]]:
         title = f"the PushT demonstrations do not have what robot '{spec.robot}' asks for"
         raise SpecMismatch(listed(title, problems))
     return state_columns, [known[name] for name in spec.action.names]
+
+
+def _mirrored(
+    state: NDArray[np.float32], action: NDArray[np.float32], images: dict[str, NDArray[np.uint8]]
+) -> tuple[NDArray[np.float32], NDArray[np.float32], dict[str, NDArray[np.uint8]]]:
+    """Mirror an episode about x + y = 512 px, which maps the block's goal pose onto itself.
+
+    A point (x, y) becomes (512 - y, 512 - x). The block is symmetric about its stem, so that its
+    angle becomes pi/2 - angle.
+    """
+    mirrored = np.concatenate(
+        [
+            SIZE - state[:, [1, 0]],
+            SIZE - state[:, [3, 2]],
+            np.pi / 2 - state[:, 4:5],
+        ],
+        axis=1,
+    )  # (T, 5)
+    turned = {
+        name: np.ascontiguousarray(image[:, ::-1, ::-1].transpose(0, 2, 1, 3))
+        for name, image in images.items()
+    }
+    return mirrored.astype(np.float32), SIZE - action[:, ::-1], turned
 
 
 def _to_uint8(images: NDArray[Any], first: int) -> NDArray[np.uint8]:
