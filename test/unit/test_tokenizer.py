@@ -47,6 +47,15 @@ def test_reconstruction_counts_real_steps_only(kind):
     torch.testing.assert_close(metrics['reconstruction'], torch.stack(errors).mean())
 
 
+def test_codes_and_chunks_are_the_same_under_autocast():
+    tokenizer = ready()
+    codes = tokenizer.encode(chunks(64))
+    actions = tokenizer.decode(codes)
+    with torch.autocast('cpu', torch.bfloat16):
+        assert torch.equal(tokenizer.encode(chunks(64)), codes)
+        assert torch.equal(tokenizer.decode(codes), actions)
+
+
 @pytest.mark.parametrize('kind', ['l1', 'l2'])
 def test_masked_steps_change_neither_loss_nor_gradient(kind):
     # The encoder sees the whole chunk; what is wanted of a masked step must not matter. A first

@@ -46,6 +46,21 @@ def test_a_peak_gives_its_coordinates(row, column, expected):
     assert (x_flat, y_flat) == pytest.approx((0.0, 0.0), abs=1e-6)  # a flat map: the middle
 
 
+def test_positions_keep_their_precision_under_autocast():
+    torch.manual_seed(0)
+    pool = SpatialSoftmax(4, 8).requires_grad_(False)
+    maps = torch.randn(3, 4, 12, 12)
+    with torch.autocast('cpu', torch.bfloat16):
+        mixed = pool(maps)
+        maps_there = pool.reduce(maps).float()
+    # Only the convolution runs in half precision: the rest agrees to the last bits of float32.
+    weights = maps_there.flatten(2).double().softmax(-1).unflatten(2, (12, 12))
+    steps = torch.linspace(-1, 1, 12, dtype=torch.float64)
+    exact = torch.stack([weights.sum(2) @ steps, weights.sum(3) @ steps], dim=-1).flatten(1)
+    assert mixed.dtype == torch.float32
+    torch.testing.assert_close(mixed.double(), exact, atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize(('stages', 'size'), [(1, 64), (2, 128), (4, 512)])
 @pytest.mark.parametrize('pool', ['average', 'spatial_softmax'])
 def test_stages_and_pools(stages, size, pool):

@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 from torch import nn, Tensor
-from vqbet_ros.policy.rvq import ResidualVQ
+from vqbet_ros.policy.rvq import in_float32, ResidualVQ
 
 
 def mlp(*widths: int) -> nn.Sequential:
@@ -62,12 +62,14 @@ class ActionTokenizer(nn.Module):
     def encode(self, actions: Tensor) -> Tensor:
         """Return the codes (..., G) int64 of normalised chunks (..., W, A)."""
         lead = actions.shape[:-2]
-        latent = self.encoder(actions.reshape(-1, self.chunk * self.action_dim))  # (N, D)
+        with in_float32(actions):
+            latent = self.encoder(actions.reshape(-1, self.chunk * self.action_dim))  # (N, D)
         return self.rvq.encode(latent).reshape(*lead, -1)  # (..., G)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Return the normalised chunks (..., W, A) of codes (..., G)."""
-        flat: Tensor = self.decoder(self.rvq.decode(codes))  # (..., W*A)
+        with in_float32(codes):
+            flat: Tensor = self.decoder(self.rvq.decode(codes))  # (..., W*A)
         return flat.reshape(*codes.shape[:-1], self.chunk, self.action_dim)
 
     def loss(

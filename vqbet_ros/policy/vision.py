@@ -14,6 +14,7 @@ from torch import nn, Tensor
 from torch.nn import functional as F
 import torchvision
 from vqbet_ros.errors import ConfigError
+from vqbet_ros.policy.rvq import in_float32
 
 Backbone = Literal['resnet18', 'resnet34', 'resnet50']
 # https://pytorch.org/vision/stable/models.html
@@ -30,12 +31,13 @@ class SpatialSoftmax(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Map (N, channels, h, w) to (N, 2K): x and y of each keypoint in [-1, 1]."""
-        maps = self.reduce(maps)
+        maps = self.reduce(maps).float()
         height, width = maps.shape[-2:]
         y = torch.linspace(-1.0, 1.0, height, device=maps.device)
         x = torch.linspace(-1.0, 1.0, width, device=maps.device)
         weights = maps.flatten(2).softmax(-1).unflatten(2, (height, width))  # (N, K, h, w)
-        expected = torch.stack([weights.sum(2) @ x, weights.sum(3) @ y], dim=-1)  # (N, K, 2)
+        with in_float32(maps):  # half precision would round positions to a pixel and more
+            expected = torch.stack([weights.sum(2) @ x, weights.sum(3) @ y], dim=-1)  # (N, K, 2)
         return expected.flatten(1)
 
 
