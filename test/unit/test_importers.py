@@ -107,7 +107,8 @@ def test_each_episode_is_followed_by_its_mirror_image(path):
         np.testing.assert_array_equal(mirrored.action, 512 - original.action[:, ::-1])
         np.testing.assert_array_equal(mirrored.state, 512 - original.state[:, ::-1])
         # The reflected corners are the corners of the reflected block, in another order.
-        assert original.targets is not None and mirrored.targets is not None
+        assert original.targets is not None
+        assert mirrored.targets is not None
         expected = 512 - original.targets.reshape(-1, 8, 2)[..., ::-1]
         got = mirrored.targets.reshape(-1, 8, 2)
         apart = np.linalg.norm(got[:, :, None] - expected[:, None], axis=-1)  # (T, 8, 8) px

@@ -299,6 +299,16 @@ def test_padded_actions_never_count(vectors, state_config, tmp_path):
     assert torch.isfinite(loss)
 
 
+def test_codes_are_learned_from_whole_chunks_alone(vectors, state_config, tmp_path):
+    trainer = Trainer(vectors, state_config, tmp_path / 'run', 'cpu')
+    phase = TokenizerTraining(trainer.policy, trainer.data, state_config)
+    chunk = state_config.model.chunk
+    ends = np.concatenate([phase._batches.indices(step).end for step in range(50)])
+    starts = np.concatenate([phase._batches.indices(step).at for step in range(50)])
+    assert (starts + chunk <= ends).all()
+    assert (starts + chunk == ends).any()  # the last whole chunk of an episode is among them
+
+
 def command(tmp_path, dataset, config, *more):
     path = tmp_path / 'config.yaml'
     path.write_text(yaml.safe_dump(to_mapping(config)))

@@ -3,6 +3,7 @@
 Legend: B batch, W chunk, A action channels.
 """
 
+import numpy as np
 import torch
 from torch import nn, Tensor
 from vqbet_ros.config import TrainConfig
@@ -22,7 +23,7 @@ class TokenizerTraining:
     average: MovingAverage | None = None
 
     def __init__(self, policy: Policy, data: TrainingData, config: TrainConfig) -> None:
-        """Take the chunks that start at the training frames."""
+        """Take the chunks that start at the training frames, as far as they are whole."""
         self.settings = settings = config.tokenizer
         self.data, self.policy, self.chunk = data, policy, config.model.chunk
         self.steps, self.warmup = settings.steps, settings.warmup
@@ -31,7 +32,10 @@ class TokenizerTraining:
         self.optimizer = adamw(
             [(self.module, 1.0)], lr=settings.lr, weight_decay=settings.weight_decay
         )
-        self._batches = Batches(data.train, settings.batch, config.seed + 1)
+        # A chunk filled up at its episode's end is nobody's action: it must not become a code.
+        whole = windows(data.train, 1, self.chunk).mask[:, 0].all(axis=1)
+        frames = data.train.take(np.flatnonzero(whole))
+        self._batches = Batches(frames, settings.batch, config.seed + 1)
 
     def episodes(self, step: int) -> Rows:
         """Return the numbers of the episodes in a step's batch."""
