@@ -1,0 +1,324 @@
+"""What one stream brought: rate, gaps, losses, order, delays, frozen content, clock jumps."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+import math
+import threading
+from typing import Any
+
+import numpy as np
+from vqbet_ros.recording.expected import Expected
+from vqbet_ros.recording.measures import Histogram, RateMeter, Spread
+
+# In CDR: 4 bytes that say how what follows is encoded, then the header's stamp.
+_ENCODING_BYTES, _STAMP_BYTES = 4, 8
+_PROBE_BYTES = 256
+# Larger steps of one clock against the other are no transport's doing, if they stay.
+_JUMP_NS = 250_000_000
+# Of so long a time and so many messages, the smallest delay is one that no queue made longer.
+_JUMP_WINDOW_NS, _JUMP_WINDOW_MESSAGES = 2_000_000_000, 10
+
+
+@dataclass(frozen=True)
+class StreamReport:
+    """The numbers of one stream up to one moment.
+
+    Attributes:
+        expected: What it should have been.
+        messages: How many came.
+        bytes: Their size in all.
+        duration_s: From the beginning of the episode to that moment.
+        rate_hz: Messages per second of that time; NaN in its first instant.
+        recent_hz: Rate of the last seconds; None where too few came to tell.
+        largest_gap_s: Longest time without a message, beginning and end of the episode included.
+            By the stamps where there are any: what came late in a bunch leaves no gap.
+        gap_at_s: When that began, from the beginning of the episode.
+        jitter_ms: Standard deviation of the intervals; NaN for fewer than two.
+        lost_on_the_way: Published but never arrived, by the publishers' numbers.
+        lost_here: Arrived but not written, because the queue to the disk was full.
+        out_of_order: Stamped before a message that came earlier.
+        duplicates: Stamped exactly as the newest before it.
+        unstamped: Without a stamp although the stream is one that has stamps.
+        delay_p50_ms: Median of the time from stamp to arrival; NaN without stamps.
+        delay_max_ms: Largest.
+        delay_min_ms: Smallest; negative when the stamps lie in the future.
+        transport_max_ms: Largest time from publishing to arrival; NaN if it is not known.
+        repeats: Messages with the content of the one before.
+        longest_freeze_s: Longest time during which the content stayed the same.
+        clock_jumps: How often the clock of the stamps and that of the arrivals parted.
+    """
+
+    expected: Expected
+    messages: int
+    bytes: int
+    duration_s: float
+    rate_hz: float
+    recent_hz: float | None
+    largest_gap_s: float
+    gap_at_s: float
+    jitter_ms: float
+    lost_on_the_way: int
+    lost_here: int
+    out_of_order: int
+    duplicates: int
+    unstamped: int
+    delay_p50_ms: float
+    delay_max_ms: float
+    delay_min_ms: float
+    transport_max_ms: float
+    repeats: int
+    longest_freeze_s: float
+    clock_jumps: int
+
+
+class Sequences:
+    """Counts what was lost by the numbers that each publisher gives its messages."""
+
+    def __init__(self) -> None:
+        self._last: dict[Hashable, int] = {}
+
+    def add(self, publisher: Hashable, number: int) -> int:
+        """Return how many messages of that publisher are missing just before this one."""
+        last = self._last.get(publisher)
+        self._last[publisher] = number
+        # A smaller number is a publisher that began anew; the first one may come late.
+        return number - last - 1 if last is not None and number > last else 0
+
+
+class StreamAudit:
+    """Judges the messages of one stream as they come; the numbers may be read at any time.
+
+    `add` belongs to one thread, the others to any. Constant memory.
+
+    Args:
+        expected: What is expected of the stream.
+        start_ns: When the episode began; None takes the first arrival.
+    """
+
+    def __init__(self, expected: Expected, start_ns: int | None = None) -> None:
+        self.expected = expected
+        self._lock = threading.Lock()
+        self._start_ns = start_ns
+        self._messages = self._bytes = 0
+        self._receive_ns = self._instant_ns = self._newest_stamp_ns = 0
+        self._gap_ns, self._gap_from_ns = 0, start_ns or 0
+        self._intervals = Spread()
+        self._recent = RateMeter(expected.rate_hz)
+        self._sequences = Sequences()
+        self._missing = self._lost_on_the_way = self._lost_here = 0
+        self._out_of_order = self._duplicates = self._unstamped = self._stamped = 0
+        self._delays = Histogram()
+        self._delay_min_ns: float = math.inf
+        self._delay_max_ns: float = -math.inf
+        self._transport_max_ns: float = -math.inf
+        self._previous: Any = b''
+        self._repeats = 0
+        self._freeze_ns, self._frozen_since_ns = 0, 0
+        self._clocks = _Clocks()
+
+    def add(
+        self,
+        receive_ns: int,
+        stamp_ns: int | None,
+        publish_ns: int,
+        sequence: int | None,
+        payload: Any,
+        publisher: Hashable = None,
+    ) -> None:
+        """Take one message in, in order of arrival.
+
+        Args:
+            receive_ns: When it arrived.
+            stamp_ns: Its header's stamp; None where it has none.
+            publish_ns: When it was published; 0 where that is not known.
+            sequence: Its publisher's number; None or 0 where that is not known, or is counted
+                elsewhere (see `lost_on_the_way`).
+            payload: The serialised message; kept until the next one comes.
+            publisher: Whose number that is, where a topic has more than one publisher.
+        """
+        with self._lock:
+            instant_ns = receive_ns if stamp_ns is None else stamp_ns
+            if self._messages:
+                self._add_interval(instant_ns)
+            else:
+                self._begin(receive_ns)
+            if stamp_ns is None:
+                self._unstamped += 1
+                self._instant_ns = instant_ns
+            else:
+                self._add_stamp(receive_ns, stamp_ns)
+            self._messages += 1
+            self._bytes += len(payload)
+            self._receive_ns = receive_ns
+            self._recent.add(receive_ns)
+            if sequence:
+                self._missing += self._sequences.add(publisher, sequence)
+            if publish_ns and receive_ns - publish_ns > self._transport_max_ns:
+                self._transport_max_ns = receive_ns - publish_ns
+            skip = _ENCODING_BYTES if stamp_ns is None else _ENCODING_BYTES + _STAMP_BYTES
+            if _same_content(self._previous, payload, skip):
+                self._repeats += 1
+                self._freeze_ns = max(self._freeze_ns, receive_ns - self._frozen_since_ns)
+            else:
+                self._frozen_since_ns = receive_ns
+            self._previous = payload
+
+    def lost_here(self, count: int = 1) -> None:
+        """Take note of messages that arrived but could not be queued."""
+        with self._lock:
+            self._lost_here += count
+
+    def lost_on_the_way(self, count: int) -> None:
+        """Take note of losses that somebody else found by the publishers' numbers."""
+        with self._lock:
+            self._lost_on_the_way += count
+
+    def report(self, now_ns: int) -> StreamReport:
+        """Return the numbers up to now.
+
+        Args:
+            now_ns: Now, or when the episode ended, on the clock of the arrivals.
+        """
+        with self._lock:
+            start_ns = now_ns if self._start_ns is None else self._start_ns
+            gap_ns, gap_from_ns = self._gap_ns, self._gap_from_ns
+            since_ns = self._receive_ns if self._messages else start_ns
+            if now_ns - since_ns > gap_ns:
+                gap_ns, gap_from_ns = now_ns - since_ns, since_ns
+            duration_ns = max(0, now_ns - start_ns)
+            # What the full queue refused leaves holes in the numbers too, if they are seen here.
+            lost_on_the_way = self._lost_on_the_way + max(0, self._missing - self._lost_here)
+            return StreamReport(
+                expected=self.expected,
+                messages=self._messages,
+                bytes=self._bytes,
+                duration_s=duration_ns / 1e9,
+                rate_hz=self._messages * 1e9 / duration_ns if duration_ns else math.nan,
+                recent_hz=self._recent.rate_hz(now_ns),
+                largest_gap_s=gap_ns / 1e9,
+                gap_at_s=max(0, gap_from_ns - start_ns) / 1e9,
+                jitter_ms=self._intervals.deviation / 1e6,
+                lost_on_the_way=lost_on_the_way,
+                lost_here=self._lost_here,
+                out_of_order=self._out_of_order,
+                duplicates=self._duplicates,
+                unstamped=self._unstamped if self._should_be_stamped() else 0,
+                delay_p50_ms=self._median_delay_ms(),
+                delay_max_ms=_finite_ms(self._delay_max_ns),
+                delay_min_ms=_finite_ms(self._delay_min_ns),
+                transport_max_ms=_finite_ms(self._transport_max_ns),
+                repeats=self._repeats,
+                longest_freeze_s=self._freeze_ns / 1e9,
+                clock_jumps=self._clocks.count(),
+            )
+
+    def _begin(self, receive_ns: int) -> None:
+        if self._start_ns is None:
+            self._start_ns = receive_ns
+        self._gap_ns, self._gap_from_ns = max(0, receive_ns - self._start_ns), self._start_ns
+
+    def _add_interval(self, instant_ns: int) -> None:
+        interval_ns = instant_ns - self._instant_ns
+        if interval_ns > 0:  # else it is a duplicate or out of order, and counted as that
+            self._intervals.add(interval_ns)
+            if interval_ns > self._gap_ns:
+                self._gap_ns, self._gap_from_ns = interval_ns, self._receive_ns
+
+    def _add_stamp(self, receive_ns: int, stamp_ns: int) -> None:
+        delay_ns = receive_ns - stamp_ns
+        newest_ns = self._newest_stamp_ns
+        set_back = bool(self._stamped) and (
+            stamp_ns < newest_ns - _JUMP_NS or receive_ns < self._receive_ns - _JUMP_NS
+        )
+        self._clocks.add(receive_ns, delay_ns, set_back)
+        if self._stamped and not set_back:
+            if stamp_ns == newest_ns:
+                self._duplicates += 1
+            elif stamp_ns < newest_ns:
+                self._out_of_order += 1
+        self._stamped += 1
+        if stamp_ns > newest_ns or set_back:
+            self._newest_stamp_ns = self._instant_ns = stamp_ns
+        self._delays.add(delay_ns)
+        if delay_ns > self._delay_max_ns:
+            self._delay_max_ns = delay_ns
+        if delay_ns < self._delay_min_ns:
+            self._delay_min_ns = delay_ns
+
+    def _should_be_stamped(self) -> bool:
+        return bool(self._stamped or self.expected.is_camera or self.expected.joint_names)
+
+    def _median_delay_ms(self) -> float:
+        # Negative delays are all one bin of the histogram: of them the smallest says more.
+        if self._stamped and self._delay_max_ns <= 0:
+            return self._delay_max_ns / 1e6
+        return self._delays.quantile(0.5) / 1e6
+
+
+class _Clocks:
+    """Finds jumps of the stamps' clock against the clock of the arrivals.
+
+    A message may be late, but none arrives before it was sent: the smallest delay of a window is
+    that of the way alone, and it changes only when a clock is set. Waiting on the way for less
+    than a window looks like no jump.
+    """
+
+    def __init__(self) -> None:
+        self._jumps = 0
+        self._before_ns: int | None = None
+        self._smallest_ns: int | None = None
+        self._until_ns = self._messages = 0
+
+    def add(self, receive_ns: int, delay_ns: int, set_back: bool) -> None:
+        """Take one message in; `set_back` says that one of the clocks ran backwards."""
+        if set_back:
+            self._jumps += 1
+            self._before_ns = self._smallest_ns = None
+        if self._smallest_ns is not None and (
+            receive_ns < self._until_ns or self._messages < _JUMP_WINDOW_MESSAGES
+        ):
+            self._messages += 1
+            if delay_ns < self._smallest_ns:
+                self._smallest_ns = delay_ns
+            return
+        self._jumps += self._differs()
+        self._before_ns, self._smallest_ns = self._smallest_ns, delay_ns
+        self._until_ns, self._messages = receive_ns + _JUMP_WINDOW_NS, 1
+
+    def count(self) -> int:
+        """Return the jumps so far."""
+        fell = (
+            self._before_ns is not None
+            and self._smallest_ns is not None
+            and self._smallest_ns < self._before_ns - _JUMP_NS
+        )
+        return self._jumps + fell  # only a fall is sure before the window has ended
+
+    def _differs(self) -> bool:
+        if self._before_ns is None or self._smallest_ns is None:
+            return False
+        return abs(self._smallest_ns - self._before_ns) > _JUMP_NS
+
+
+def _same_content(before: Any, after: Any, skip: int) -> bool:
+    """Tell whether two messages agree behind their first bytes; cheap when they do not."""
+    if len(before) != len(after):
+        return False
+    middle = len(after) // 2
+    if (
+        before[skip:_PROBE_BYTES] != after[skip:_PROBE_BYTES]
+        or before[middle : middle + _PROBE_BYTES] != after[middle : middle + _PROBE_BYTES]
+    ):
+        return False
+    if len(after) <= _PROBE_BYTES:
+        return True
+    # Words of 8 bytes: a VGA picture takes 0.1 ms, and is compared in full only if it is still.
+    words = (len(after) - _PROBE_BYTES) // 8
+    one = np.frombuffer(before, np.uint64, words, _PROBE_BYTES)
+    other = np.frombuffer(after, np.uint64, words, _PROBE_BYTES)
+    end = _PROBE_BYTES + words * 8
+    return bool((one == other).all()) and before[end:] == after[end:]
+
+
+def _finite_ms(duration_ns: float) -> float:
+    return duration_ns / 1e6 if math.isfinite(duration_ns) else math.nan
