@@ -13,6 +13,9 @@ from vqbet_ros.errors import ConfigError
 from vqbet_ros.structured import from_mapping, load_yaml
 import yaml
 
+Outcome = Literal['success', 'failure', 'unmarked', 'incomplete']
+"""How a demonstration ended; `incomplete` where the recorder was killed before it could say."""
+
 
 def _at_least(low: float, **values: float) -> None:
     _within(low, float('inf'), **values)
@@ -216,6 +219,7 @@ class TrainConfig:
 
     Attributes:
         seed: Of weights, batches, noise and augmentation.
+        outcomes: Which demonstrations are used.
         val_fraction: Share of the episodes kept out for validation, chosen by `split_seed`.
         bf16: Mixed precision in bfloat16 on CUDA.
         log_every, val_every, save_every: In steps of the current phase.
@@ -226,6 +230,7 @@ class TrainConfig:
     tokenizer: TokenizerPhase = field(default_factory=TokenizerPhase)
     policy: PolicyPhase = field(default_factory=PolicyPhase)
     seed: int = 0
+    outcomes: tuple[Outcome, ...] = ('success', 'unmarked')
     val_fraction: float = 0.1
     split_seed: int = 0
     bf16: bool = True

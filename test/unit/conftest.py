@@ -15,7 +15,8 @@ from vqbet_ros.config import (
     VisionConfig,
 )
 from vqbet_ros.data.episode import Episode
-from vqbet_ros.data.store import Dataset, DatasetWriter
+from vqbet_ros.data.store import Dataset
+from vqbet_ros.data.writer import DatasetWriter
 from vqbet_ros.resources import resource
 from vqbet_ros.spec import RobotSpec
 

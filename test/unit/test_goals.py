@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from vqbet_ros.data.episode import Episode
 from vqbet_ros.data.goals import read_goal
-from vqbet_ros.data.store import DatasetWriter
+from vqbet_ros.data.writer import DatasetWriter
 from vqbet_ros.errors import BadDataset, ConfigError, SpecMismatch
 from vqbet_ros.resources import resource
 from vqbet_ros.spec import RobotSpec

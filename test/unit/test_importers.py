@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 from vqbet_ros.data.importers.pusht import _mirrored, PushTZarr
-from vqbet_ros.data.store import Dataset, DatasetWriter
+from vqbet_ros.data.store import Dataset
+from vqbet_ros.data.writer import DatasetWriter
 from vqbet_ros.errors import BadDataset, SpecMismatch
 from vqbet_ros.resources import resource
 from vqbet_ros.sim.pusht import KEYPOINT_NAMES, tee_keypoints

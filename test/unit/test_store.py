@@ -1,16 +1,24 @@
 """The dataset on disk: what is written comes back, and nothing that is cut short hurts it."""
 
+import dataclasses
+import itertools
 import json
 import os
+from pathlib import Path
 import resource as limits
 import subprocess
 import sys
+import tempfile
 
+from hypothesis import given
+from hypothesis import strategies as st
 import numpy as np
 import pytest
 from vqbet_ros.data import layout
+from vqbet_ros.data import writer as writer_module
 from vqbet_ros.data.episode import Episode
-from vqbet_ros.data.store import Dataset, DatasetWriter
+from vqbet_ros.data.store import Dataset
+from vqbet_ros.data.writer import DatasetWriter
 from vqbet_ros.errors import BadDataset, SpecMismatch
 from vqbet_ros.spec import RobotSpec
 
@@ -337,3 +345,94 @@ def test_the_header_is_numpys_own(tmp_path):
 def edit(path, **values):
     index = json.loads((path / 'dataset.json').read_text())
     (path / 'dataset.json').write_text(json.dumps({**index, **values}))
+
+
+def pieces_of(whole, at):
+    """Cut an episode into pieces at some steps."""
+    for first, last in itertools.pairwise([0, *at, whole.length]):
+        rows = slice(first, last)
+        assert whole.targets is not None
+        images = {name: array[rows] for name, array in whole.images.items()}
+        yield Episode(whole.state[rows], whole.action[rows], images, whole.targets[rows])
+
+
+@given(st.integers(2, 30), st.data())
+def test_an_episode_in_pieces_is_the_episode(steps, data):
+    at = sorted(data.draw(st.sets(st.integers(1, steps - 1))))
+    with tempfile.TemporaryDirectory() as folder:
+        whole, cut = Path(folder) / 'whole', Path(folder) / 'cut'
+        write(whole, [steps, 4])
+        with DatasetWriter(cut, SPEC, 'made up', TARGETS) as writer:
+            writer.add_pieces(pieces_of(episode(steps, 0), at))
+            writer.add(episode(4, 1))
+        names = sorted(file.name for file in whole.iterdir())
+        assert sorted(file.name for file in cut.iterdir()) == names
+        for name in names:
+            assert (cut / name).read_bytes() == (whole / name).read_bytes()
+
+
+@pytest.mark.parametrize('error', [KeyboardInterrupt, BadDataset, OSError])
+def test_what_ends_in_the_middle_of_an_episode_leaves_those_before(path, error):
+    writer = write(path, [5])
+    before = {file.name: file.read_bytes() for file in path.iterdir()}
+
+    def interrupted():
+        yield from pieces_of(episode(6, 1), [2, 4])
+        raise error
+
+    with pytest.raises(BadDataset if error is OSError else error):
+        writer.add_pieces(interrupted())
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == before
+    writer.add(episode(3, 1))
+    check(path, [5, 3])
+
+
+def test_an_episode_without_pieces_is_refused(path):
+    writer = write(path, [5])
+    with pytest.raises(BadDataset, match=r'episode 1 for .* has no steps'):
+        writer.add_pieces([])
+    check(path, [5])
+
+
+def test_a_dataset_is_appended_to_another(path, tmp_path, monkeypatch):
+    monkeypatch.setattr(writer_module, 'COPY_BYTES', 3 * 8 * 6 * 3)  # pieces of 3 frames
+    with DatasetWriter(tmp_path / 'part', SPEC, 'made up', TARGETS, durable=False) as part:
+        part.add(episode(7, 1), 'success')
+        part.add(episode(3, 2), 'failure')
+    writer = write(path, [5])
+    writer.extend(Dataset.open(tmp_path / 'part'))
+    assert writer.ends == (5, 12, 15)
+    assert check(path, [5, 7, 3]).outcomes == ('unmarked', 'success', 'failure')
+    other = dataclasses.replace(SPEC, rate_hz=20.0)
+    with DatasetWriter(tmp_path / 'faster', other, 'made up', TARGETS) as faster:
+        faster.add(episode(2, 3))
+    with pytest.raises(SpecMismatch, match='rate_hz: 10, 20'):
+        writer.extend(Dataset.open(tmp_path / 'faster'))
+    check(path, [5, 7, 3])
+
+
+def test_outcomes(path):
+    with DatasetWriter(path, SPEC, 'made up', TARGETS) as writer:
+        for seed, outcome in enumerate(('success', 'failure', 'incomplete')):
+            writer.add(episode(3, seed), outcome)
+    assert check(path, [3, 3, 3]).outcomes == ('success', 'failure', 'incomplete')
+    write(path, [])  # continues, adds nothing
+    with DatasetWriter(path, SPEC, 'made up', TARGETS) as writer:
+        writer.add(episode(3, 3))
+        writer.relabel(range(1, 3), 'unmarked')
+    expected = ('success', 'unmarked', 'unmarked', 'unmarked')
+    assert check(path, [3, 3, 3, 3]).outcomes == expected
+    edit(path, outcomes=['success', 'won', 'unmarked', 'unmarked'])
+    with pytest.raises(BadDataset, match=r'outcomes: got .*expected one of success, failure'):
+        Dataset.open(path)
+    edit(path, outcomes=['success'])
+    with pytest.raises(BadDataset, match='for each episode'):
+        Dataset.open(path)
+
+
+def test_a_dataset_of_an_earlier_version_has_unmarked_episodes(path):
+    write(path, [5, 3])
+    index = json.loads((path / 'dataset.json').read_text())
+    del index['outcomes']
+    (path / 'dataset.json').write_text(json.dumps(index))
+    assert check(path, [5, 3]).outcomes == ('unmarked', 'unmarked')

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from vqbet_ros.data.store import Dataset
+from vqbet_ros.data.writer import DatasetWriter
 from vqbet_ros.errors import BadDataset
 from vqbet_ros.training.data import load_data
 
@@ -70,3 +71,25 @@ def test_a_dataset_with_nan_is_refused(tmp_path, make_dataset):
     poke(tmp_path / 'dataset' / 'action.npy', 7, np.nan)
     with pytest.raises(BadDataset, match=r'action.npy: 2 value\(s\) are NaN .* row 7, column 0'):
         Dataset.open(tmp_path / 'dataset')
+
+
+def test_only_the_wanted_outcomes_are_used(tmp_path, make_dataset, tiny_config):
+    make_dataset(tmp_path / 'dataset', lengths=[5] * 8)
+    dataset = Dataset.open(tmp_path / 'dataset')
+    outcomes = ('success', 'failure', 'unmarked', 'incomplete') * 2
+    with DatasetWriter(dataset.path, dataset.spec, dataset.source, dataset.target_names) as writer:
+        for index, outcome in enumerate(outcomes):
+            writer.relabel(range(index, index + 1), outcome)
+    dataset = Dataset.open(dataset.path)
+    assert dataset.outcomes == outcomes
+
+    def used(**changes):
+        data = load_data(dataset, replace(tiny_config, **changes), CPU)
+        return sorted({*data.train.episode.tolist(), *data.val.episode.tolist()})
+
+    assert used() == [0, 2, 4, 6]
+    assert used(outcomes=('failure',)) == [1, 5]
+    assert used(outcomes=outcomes[:4]) == list(range(8))
+    writer.relabel(range(8), 'failure')
+    with pytest.raises(BadDataset, match=r'no episode is success or unmarked .*8 failure'):
+        load_data(Dataset.open(dataset.path), tiny_config, CPU)

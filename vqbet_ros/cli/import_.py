@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     # zarr takes a second to import, which `vqbet --help` must not cost.
     from vqbet_ros.cli.progress import track
     from vqbet_ros.data.importers.pusht import PushTZarr
-    from vqbet_ros.data.store import DatasetWriter
+    from vqbet_ros.data.writer import DatasetWriter
     from vqbet_ros.errors import BadDataset
     from vqbet_ros.resources import resource
     from vqbet_ros.sim.pusht import KEYPOINT_NAMES

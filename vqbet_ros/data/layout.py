@@ -1,6 +1,7 @@
 """The files of a dataset: a directory of plain .npy files, memory-mapped when read.
 
-    dataset.json           version, source, num_frames, num_episodes, target_names
+    dataset.json           version, source, num_frames, num_episodes, target_names, copies, and
+                           the outcome of each episode
     spec.yaml              the RobotSpec under which it was recorded
     episode_ends.npy       (E,) int64, the frame after each episode's last
     state.npy              (N, S) float32        action.npy   (N, A) float32
@@ -15,15 +16,17 @@ import json
 import os
 from pathlib import Path
 import struct
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from vqbet_ros.config import Outcome
 from vqbet_ros.errors import BadDataset, listed
 from vqbet_ros.spec import RobotSpec
 
 VERSION = 1
 INDEX = 'dataset.json'
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 # A fixed length, so that the header can be rewritten in place as rows are added (NumPy itself
 # leaves room for that only since 1.23).
 HEADER_BYTES = 128
@@ -74,12 +77,18 @@ def read_index(path: Path) -> dict[str, Any]:
                 _is_count(index.get('copies', 1)) and index.get('copies') != 0,
                 '1 or more',
             ),
+            (
+                'outcomes',
+                _are_outcomes(index.get('outcomes', []), index),
+                f'one of {", ".join(OUTCOMES)} for each episode',
+            ),
         )
         if not fits
     ]
     if problems:
         raise BadDataset(listed(f'{path / INDEX}: {len(problems)} problem(s)', problems))
-    return {'copies': 1, **index}
+    unmarked = ['unmarked'] * index['num_episodes']  # datasets of earlier versions say nothing
+    return {'copies': 1, 'outcomes': unmarked, **index}
 
 
 def open_rows(
@@ -142,6 +151,16 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _are_outcomes(value: Any, index: dict[str, Any]) -> bool:
+    if 'outcomes' not in index:
+        return True
+    return (
+        isinstance(value, list)
+        and len(value) == index.get('num_episodes')
+        and all(outcome in OUTCOMES for outcome in value)
+    )
 
 
 def _is_names(value: Any) -> bool:

@@ -3,6 +3,7 @@
 Legend: B batch, h history, W chunk, g goal steps, n cameras, H x W_px an image, N frames.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,12 +56,23 @@ def load_data(dataset: Dataset, config: TrainConfig, device: torch.device) -> Tr
     """Split the episodes, fit the statistics on the training part, move vectors to the device.
 
     Raises:
-        BadDataset: There is no episode, or none is long enough for a chunk.
+        BadDataset: There is no episode, none with an outcome that the configuration takes, or
+            none that is long enough for a chunk.
     """
     if dataset.num_episodes == 0:
         raise BadDataset(f'{dataset.path} holds no episode: record or import some first')
-    train_episodes, val_episodes = split_episodes(
-        dataset.num_episodes, config.val_fraction, config.split_seed, dataset.copies
+    taken = np.flatnonzero([outcome in config.outcomes for outcome in dataset.outcomes])
+    if len(taken) == 0:
+        there = ', '.join(f'{n} {outcome}' for outcome, n in Counter(dataset.outcomes).items())
+        raise BadDataset(
+            f'{dataset.path}: no episode is {" or ".join(config.outcomes)} (there are: {there}): '
+            'change `outcomes` of the configuration'
+        )
+    train_episodes, val_episodes = (
+        taken[part]
+        for part in split_episodes(
+            len(taken), config.val_fraction, config.split_seed, dataset.copies
+        )
     )
     train = frame_table(dataset.episode_ends, train_episodes)
     val = frame_table(dataset.episode_ends, val_episodes)

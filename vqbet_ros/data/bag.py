@@ -1,0 +1,211 @@
+"""Reading rosbag2 bags: both storages, split, compressed, of every distribution since Humble.
+
+A bag is a directory with metadata.yaml, or one bare .mcap or .db3 file. Messages stay serialised;
+`messages.py` decodes the few that are needed.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from rosbags.rosbag2 import Reader, ReaderError
+from vqbet_ros.errors import BadBag, listed
+from vqbet_ros.spec import RobotSpec
+from vqbet_ros.structured import did_you_mean
+
+METADATA = 'metadata.yaml'
+SPEC_KEY = 'vqbet.spec'
+STORAGES = ('.mcap', '.db3', '.zstd')
+_HASHED_AT_ONCE = 1 << 20
+
+
+@dataclass(frozen=True)
+class BagMessage:
+    """One message as it was recorded.
+
+    Attributes:
+        topic: Its topic.
+        type: Its ROS type, for example 'sensor_msgs/msg/Image'.
+        log_ns: When the recorder received it.
+        payload: CDR with its 4-byte encapsulation header.
+    """
+
+    topic: str
+    type: str
+    log_ns: int
+    payload: bytes
+
+
+@dataclass(frozen=True)
+class BagTopic:
+    """What a bag holds of one topic.
+
+    Attributes:
+        type: Its ROS type; several, separated by commas, where publishers disagreed.
+        count: Number of messages.
+    """
+
+    type: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Bag:
+    """A bag that was found to be whole; nothing is held open.
+
+    Attributes:
+        path: The directory, or the bare file.
+        topics: What there is, by topic.
+        custom_data: Texts that the recorder added.
+        start_ns: Time of the first message's arrival; 0 for a bag without messages.
+        end_ns: Time of the last one's.
+    """
+
+    path: Path
+    topics: Mapping[str, BagTopic]
+    custom_data: Mapping[str, str]
+    start_ns: int
+    end_ns: int
+
+    @classmethod
+    def open(cls, path: str | Path) -> 'Bag':
+        """Look into a bag.
+
+        Raises:
+            BadBag: There is none, or it is not whole; says what repairs it.
+        """
+        path = Path(path)
+        _require_bag(path)
+        reader = _open(path)
+        with reader:
+            found = {
+                name: BagTopic(
+                    ', '.join(sorted({c.msgtype for c in topic.connections})), topic.msgcount
+                )
+                for name, topic in reader.topics.items()
+            }
+            empty = reader.message_count == 0
+            # The reader's end is one past the last message.
+            times = (0, 0) if empty else (reader.start_time, reader.end_time - 1)
+            custom = dict(reader.storage.metadata.custom or {})
+        return cls(path, found, custom, *times)
+
+    @property
+    def spec(self) -> RobotSpec | None:
+        """The spec that the bag was recorded under; None for a bag from elsewhere.
+
+        Raises:
+            ConfigError: There is one, and it is broken.
+        """
+        text = self.custom_data.get(SPEC_KEY)
+        return None if text is None else RobotSpec.from_text(text, f'the spec in {self.path}')
+
+    def require(self, spec: RobotSpec) -> None:
+        """Check that the bag has what a spec asks for.
+
+        Raises:
+            BadBag: Lists every topic that is missing, empty or of another type.
+        """
+        problems = []
+        for topic, type_name in spec.recorded_topics.items():
+            found = self.topics.get(topic)
+            if found is None:
+                problems.append(f'{topic}: not in the bag' + did_you_mean(topic, self.topics))
+            elif found.type != type_name:
+                problems.append(f'{topic}: got {found.type}, expected {type_name}')
+            elif found.count == 0:
+                problems.append(f'{topic}: in the bag, but without a single message')
+        if problems:
+            known = ', '.join(f'{name} ({topic.type})' for name, topic in self.topics.items())
+            raise BadBag(
+                listed(
+                    f"{self.path} lacks what the spec of '{spec.robot}' names; it holds "
+                    f'{known or "no topic"}. Give the right spec with --spec, or record again',
+                    problems,
+                )
+            )
+
+    def files(self) -> tuple[Path, ...]:
+        """Return the files that hold messages, in the order of their names."""
+        if self.path.is_file():
+            return (self.path,)
+        return tuple(sorted(f for f in self.path.iterdir() if f.suffix in STORAGES))
+
+    def sha256(self) -> str:
+        """Return a hash of all messages' files; what is noted beside them does not change it."""
+        total = hashlib.sha256()
+        for file in self.files():
+            digest = hashlib.sha256()
+            with file.open('rb') as stream:
+                while block := stream.read(_HASHED_AT_ONCE):
+                    digest.update(block)
+            total.update(digest.digest())
+        return total.hexdigest()
+
+    def messages(self, topics: 'set[str] | None' = None) -> Iterator[BagMessage]:
+        """Read the messages in the order of their arrival, a few at a time.
+
+        Args:
+            topics: Which ones; None for all.
+
+        Raises:
+            BadBag: A file is damaged, or holds less than the bag's metadata says.
+        """
+        reader = _open(self.path)
+        seen = 0
+        with reader:
+            wanted = [c for c in reader.connections if topics is None or c.topic in topics]
+            if not wanted:
+                return
+            expected = sum(connection.msgcount for connection in wanted)
+            try:
+                for connection, log_ns, payload in reader.messages(wanted):
+                    seen += 1
+                    yield BagMessage(connection.topic, connection.msgtype, log_ns, bytes(payload))
+            except GeneratorExit:
+                raise
+            except _DAMAGE as error:
+                raise _damaged(self.path, f'after {seen} messages: {error}') from error
+        if seen < expected:
+            raise _damaged(self.path, f'its metadata says {expected} messages, but {seen} are there')
+
+
+# What rosbags and its decompressors raise for damaged files.
+_DAMAGE: tuple[type[Exception], ...] = (
+    ReaderError,
+    AssertionError,
+    EOFError,
+    OSError,
+    RuntimeError,
+    LookupError,
+    TypeError,
+    ValueError,
+)
+
+
+def _open(path: Path) -> Any:
+    """Return an open rosbags reader."""
+    try:
+        reader = Reader(path)
+        reader.open()
+    except _DAMAGE as error:
+        raise _damaged(path, str(error) or type(error).__name__) from error
+    return _Closing(reader)
+
+
+class _Closing:
+    """An open reader that closes itself at the end of a `with`."""
+
+    def __init__(self, reader: Any) -> None:
+        self._reader = reader
+
+    def __enter__(self) -> '_Closing':
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._reader.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reader, name)
