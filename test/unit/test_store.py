@@ -413,8 +413,9 @@ def test_a_dataset_is_appended_to_another(path, tmp_path, monkeypatch):
 
 def test_outcomes(path):
     with DatasetWriter(path, SPEC, 'made up', TARGETS) as writer:
-        for seed, outcome in enumerate(('success', 'failure', 'incomplete')):
-            writer.add(episode(3, seed), outcome)
+        writer.add(episode(3, 0), 'success')
+        writer.add(episode(3, 1), 'failure')
+        writer.add(episode(3, 2), 'incomplete')
     assert check(path, [3, 3, 3]).outcomes == ('success', 'failure', 'incomplete')
     write(path, [])  # continues, adds nothing
     with DatasetWriter(path, SPEC, 'made up', TARGETS) as writer:

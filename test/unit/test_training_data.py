@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from vqbet_ros.config import Outcome
 from vqbet_ros.data.store import Dataset
 from vqbet_ros.data.writer import DatasetWriter
 from vqbet_ros.errors import BadDataset
@@ -76,7 +77,7 @@ def test_a_dataset_with_nan_is_refused(tmp_path, make_dataset):
 def test_only_the_wanted_outcomes_are_used(tmp_path, make_dataset, tiny_config):
     make_dataset(tmp_path / 'dataset', lengths=[5] * 8)
     dataset = Dataset.open(tmp_path / 'dataset')
-    outcomes = ('success', 'failure', 'unmarked', 'incomplete') * 2
+    outcomes: tuple[Outcome, ...] = ('success', 'failure', 'unmarked', 'incomplete') * 2
     with DatasetWriter(dataset.path, dataset.spec, dataset.source, dataset.target_names) as writer:
         for index, outcome in enumerate(outcomes):
             writer.relabel(range(index, index + 1), outcome)
