@@ -30,6 +30,14 @@ class BadMessage(VqbetError):
     """A ROS message cannot be turned into the array that the spec asks for."""
 
 
+class BadBag(VqbetError):
+    """A bag is missing, unfinished, broken or not one that this program can read or write."""
+
+
+class UnknownType(VqbetError):
+    """A message type has no definition on this machine."""
+
+
 def listed(title: str, problems: Sequence[str]) -> str:
     """Join all problems under one title, so that a user sees them at once."""
     return '\n'.join([title, *(f'  - {problem}' for problem in problems)])
