@@ -27,7 +27,8 @@ def parameter(
     """Describe one field of a dataclass of parameters.
 
     Args:
-        default: Also decides the type: bool, int, float or str.
+        default: Also decides the type: bool, int, float, str, or a tuple of str (not empty,
+            since ROS reads no empty list: an empty text among them stands for nothing).
         description: One sentence, with the unit and what the default means.
         bounds: Lowest and highest number.
         choices: The only texts allowed.
@@ -52,7 +53,8 @@ def declare(node: Node, cls: type[T]) -> T:
     problems: list[str] = []
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         try:
-            declared = node.declare_parameter(field.name, field.default, _descriptor(field))
+            default = list(field.default) if _is_list(field) else field.default
+            declared = node.declare_parameter(field.name, default, _descriptor(field))
         except (InvalidParameterTypeException, InvalidParameterValueException) as error:
             hint = ' (write 10.0, not 10)' if isinstance(field.default, float) else ''
             problems.append(f'{error}{hint}')
@@ -60,7 +62,8 @@ def declare(node: Node, cls: type[T]) -> T:
         except ParameterException as error:
             problems.append(str(error))
             continue
-        values[field.name] = declared.value
+        value = declared.value
+        values[field.name] = tuple(filter(None, value)) if _is_list(field) else value
         choices = field.metadata['choices']
         if choices and declared.value not in choices:
             problems.append(
@@ -70,6 +73,10 @@ def declare(node: Node, cls: type[T]) -> T:
     if problems:
         raise ConfigError(listed(f'{node.get_name()}: wrong parameters', problems))
     return cls(**values)
+
+
+def _is_list(field: 'dataclasses.Field[Any]') -> bool:
+    return isinstance(field.default, tuple)
 
 
 def _descriptor(field: 'dataclasses.Field[Any]') -> ParameterDescriptor:
