@@ -1,19 +1,18 @@
 """The audit of an episode: its streams, what is wrong with them, and a verdict."""
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 import math
 from typing import Any
 
 from vqbet_ros.recording.expected import Expected, expected_streams
-from vqbet_ros.recording.stream_audit import Sequences, StreamAudit, StreamReport
+from vqbet_ros.recording.stream_audit import StreamAudit, StreamReport
 from vqbet_ros.recording.verdict import find, find_short, Finding, judge, Severity, Verdict
 
 __all__ = [
     'AuditReport',
     'EpisodeAudit',
     'Expected',
-    'Sequences',
     'StreamAudit',
     'StreamReport',
     'expected_streams',
@@ -99,19 +98,14 @@ class EpisodeAudit:
         publish_ns: int,
         sequence: int | None,
         payload: Any,
-        publisher: Hashable = None,
     ) -> None:
         """Take one message in; for the arguments see `StreamAudit.add`."""
         stream = self.streams.get(topic) or self._unexpected(topic)
-        stream.add(receive_ns, stamp_ns, publish_ns, sequence, payload, publisher)
+        stream.add(receive_ns, stamp_ns, publish_ns, sequence, payload)
 
     def lost_here(self, topic: str, count: int = 1) -> None:
         """Take note of messages that arrived but could not be queued."""
         (self.streams.get(topic) or self._unexpected(topic)).lost_here(count)
-
-    def lost_on_the_way(self, topic: str, count: int) -> None:
-        """Take note of losses that somebody else found by the publishers' numbers."""
-        (self.streams.get(topic) or self._unexpected(topic)).lost_on_the_way(count)
 
     def report(self, now_ns: int) -> AuditReport:
         """Return numbers, findings and verdict up to now.

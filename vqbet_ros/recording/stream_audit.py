@@ -1,22 +1,18 @@
 """What one stream brought: rate, gaps, losses, order, delays, frozen content, clock jumps."""
 
-from collections.abc import Hashable
 from dataclasses import dataclass
 import math
 import threading
 from typing import Any
 
 import numpy as np
+from vqbet_ros.recording.clocks import ClockComparison, JUMP_NS
 from vqbet_ros.recording.expected import Expected
 from vqbet_ros.recording.measures import Histogram, RateMeter, Spread
 
 # In CDR: 4 bytes that say how what follows is encoded, then the header's stamp.
 _ENCODING_BYTES, _STAMP_BYTES = 4, 8
 _PROBE_BYTES = 256
-# Larger steps of one clock against the other are no transport's doing, if they stay.
-_JUMP_NS = 250_000_000
-# Of so long a time and so many messages, the smallest delay is one that no queue made longer.
-_JUMP_WINDOW_NS, _JUMP_WINDOW_MESSAGES = 2_000_000_000, 10
 
 
 @dataclass(frozen=True)
@@ -71,20 +67,6 @@ class StreamReport:
     clock_jumps: int
 
 
-class Sequences:
-    """Counts what was lost by the numbers that each publisher gives its messages."""
-
-    def __init__(self) -> None:
-        self._last: dict[Hashable, int] = {}
-
-    def add(self, publisher: Hashable, number: int) -> int:
-        """Return how many messages of that publisher are missing just before this one."""
-        last = self._last.get(publisher)
-        self._last[publisher] = number
-        # A smaller number is a publisher that began anew; the first one may come late.
-        return number - last - 1 if last is not None and number > last else 0
-
-
 class StreamAudit:
     """Judges the messages of one stream as they come; the numbers may be read at any time.
 
@@ -104,8 +86,7 @@ class StreamAudit:
         self._gap_ns, self._gap_from_ns = 0, start_ns or 0
         self._intervals = Spread()
         self._recent = RateMeter(expected.rate_hz)
-        self._sequences = Sequences()
-        self._missing = self._lost_on_the_way = self._lost_here = 0
+        self._sequence = self._missing = self._lost_here = 0
         self._out_of_order = self._duplicates = self._unstamped = self._stamped = 0
         self._delays = Histogram()
         self._delay_min_ns: float = math.inf
@@ -114,7 +95,7 @@ class StreamAudit:
         self._previous: Any = b''
         self._repeats = 0
         self._freeze_ns, self._frozen_since_ns = 0, 0
-        self._clocks = _Clocks()
+        self._clocks = ClockComparison()
 
     def add(
         self,
@@ -123,7 +104,6 @@ class StreamAudit:
         publish_ns: int,
         sequence: int | None,
         payload: Any,
-        publisher: Hashable = None,
     ) -> None:
         """Take one message in, in order of arrival.
 
@@ -131,10 +111,9 @@ class StreamAudit:
             receive_ns: When it arrived.
             stamp_ns: Its header's stamp; None where it has none.
             publish_ns: When it was published; 0 where that is not known.
-            sequence: Its publisher's number; None or 0 where that is not known, or is counted
-                elsewhere (see `lost_on_the_way`).
+            sequence: Its number on the topic, in which lost messages leave gaps; None or 0 where
+                that is not known.
             payload: The serialised message; kept until the next one comes.
-            publisher: Whose number that is, where a topic has more than one publisher.
         """
         with self._lock:
             instant_ns = receive_ns if stamp_ns is None else stamp_ns
@@ -152,7 +131,10 @@ class StreamAudit:
             self._receive_ns = receive_ns
             self._recent.add(receive_ns)
             if sequence:
-                self._missing += self._sequences.add(publisher, sequence)
+                # A smaller number is a publisher that began anew.
+                if self._sequence and sequence > self._sequence:
+                    self._missing += sequence - self._sequence - 1
+                self._sequence = sequence
             if publish_ns and receive_ns - publish_ns > self._transport_max_ns:
                 self._transport_max_ns = receive_ns - publish_ns
             skip = _ENCODING_BYTES if stamp_ns is None else _ENCODING_BYTES + _STAMP_BYTES
@@ -168,11 +150,6 @@ class StreamAudit:
         with self._lock:
             self._lost_here += count
 
-    def lost_on_the_way(self, count: int) -> None:
-        """Take note of losses that somebody else found by the publishers' numbers."""
-        with self._lock:
-            self._lost_on_the_way += count
-
     def report(self, now_ns: int) -> StreamReport:
         """Return the numbers up to now.
 
@@ -186,8 +163,6 @@ class StreamAudit:
             if now_ns - since_ns > gap_ns:
                 gap_ns, gap_from_ns = now_ns - since_ns, since_ns
             duration_ns = max(0, now_ns - start_ns)
-            # What the full queue refused leaves holes in the numbers too, if they are seen here.
-            lost_on_the_way = self._lost_on_the_way + max(0, self._missing - self._lost_here)
             return StreamReport(
                 expected=self.expected,
                 messages=self._messages,
@@ -198,7 +173,8 @@ class StreamAudit:
                 largest_gap_s=gap_ns / 1e9,
                 gap_at_s=max(0, gap_from_ns - start_ns) / 1e9,
                 jitter_ms=self._intervals.deviation / 1e6,
-                lost_on_the_way=lost_on_the_way,
+                # What the full queue refused leaves gaps in the numbers too.
+                lost_on_the_way=max(0, self._missing - self._lost_here),
                 lost_here=self._lost_here,
                 out_of_order=self._out_of_order,
                 duplicates=self._duplicates,
@@ -228,7 +204,7 @@ class StreamAudit:
         delay_ns = receive_ns - stamp_ns
         newest_ns = self._newest_stamp_ns
         set_back = bool(self._stamped) and (
-            stamp_ns < newest_ns - _JUMP_NS or receive_ns < self._receive_ns - _JUMP_NS
+            stamp_ns < newest_ns - JUMP_NS or receive_ns < self._receive_ns - JUMP_NS
         )
         self._clocks.add(receive_ns, delay_ns, set_back)
         if self._stamped and not set_back:
@@ -253,51 +229,6 @@ class StreamAudit:
         if self._stamped and self._delay_max_ns <= 0:
             return self._delay_max_ns / 1e6
         return self._delays.quantile(0.5) / 1e6
-
-
-class _Clocks:
-    """Finds jumps of the stamps' clock against the clock of the arrivals.
-
-    A message may be late, but none arrives before it was sent: the smallest delay of a window is
-    that of the way alone, and it changes only when a clock is set. Waiting on the way for less
-    than a window looks like no jump.
-    """
-
-    def __init__(self) -> None:
-        self._jumps = 0
-        self._before_ns: int | None = None
-        self._smallest_ns: int | None = None
-        self._until_ns = self._messages = 0
-
-    def add(self, receive_ns: int, delay_ns: int, set_back: bool) -> None:
-        """Take one message in; `set_back` says that one of the clocks ran backwards."""
-        if set_back:
-            self._jumps += 1
-            self._before_ns = self._smallest_ns = None
-        if self._smallest_ns is not None and (
-            receive_ns < self._until_ns or self._messages < _JUMP_WINDOW_MESSAGES
-        ):
-            self._messages += 1
-            if delay_ns < self._smallest_ns:
-                self._smallest_ns = delay_ns
-            return
-        self._jumps += self._differs()
-        self._before_ns, self._smallest_ns = self._smallest_ns, delay_ns
-        self._until_ns, self._messages = receive_ns + _JUMP_WINDOW_NS, 1
-
-    def count(self) -> int:
-        """Return the jumps so far."""
-        fell = (
-            self._before_ns is not None
-            and self._smallest_ns is not None
-            and self._smallest_ns < self._before_ns - _JUMP_NS
-        )
-        return self._jumps + fell  # only a fall is sure before the window has ended
-
-    def _differs(self) -> bool:
-        if self._before_ns is None or self._smallest_ns is None:
-            return False
-        return abs(self._smallest_ns - self._before_ns) > _JUMP_NS
 
 
 def _same_content(before: Any, after: Any, skip: int) -> bool:
