@@ -48,7 +48,7 @@ def losses(metrics: Sequence[dict[str, Any]]) -> bytes:
             axes.set_ylabel('loss')
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
-    return _png(figure)
+    return png(figure)
 
 
 def codes(found: 'Measured') -> bytes:
@@ -71,7 +71,7 @@ def codes(found: 'Measured') -> bytes:
         if layer == 0:
             axes.set_ylabel('share of chunks')
         axes.grid(axis='y', alpha=0.3)
-    return _png(figure)
+    return png(figure)
 
 
 def errors(found: 'Measured', names: Sequence[str], unit: str) -> bytes:
@@ -91,7 +91,7 @@ def errors(found: 'Measured', names: Sequence[str], unit: str) -> bytes:
     axes.margins(y=0.15)
     axes.grid(axis='y', alpha=0.3)
     figure.legend(loc='outside right upper', fontsize=8)
-    return _png(figure)
+    return png(figure)
 
 
 def chunks(found: 'Measured', names: Sequence[str], unit: str) -> bytes:
@@ -118,10 +118,11 @@ def chunks(found: 'Measured', names: Sequence[str], unit: str) -> bytes:
     for row, name in enumerate(names):
         grid[row, 0].set_ylabel(f'{name}, {unit}', fontsize=8)
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc='outside lower right', ncols=2)
-    return _png(figure)
+    return png(figure)
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """Return a figure as a PNG file."""
     # Figure alone, without pyplot, draws with Agg and keeps no state that would need a display.
     buffer = BytesIO()
     figure.savefig(buffer, format='png', dpi=DPI)

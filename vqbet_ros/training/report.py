@@ -3,12 +3,9 @@
 Legend: M frames, h history, W chunk, A action channels, G code layers, C codes a layer, n cameras.
 """
 
-import base64
 from dataclasses import dataclass
 from html import escape
-import importlib.util
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,29 +13,18 @@ import torch
 from vqbet_ros.config import TrainConfig
 from vqbet_ros.data.store import Dataset
 from vqbet_ros.data.windows import FrameTable, windows
-from vqbet_ros.errors import VqbetError
 from vqbet_ros.policy.checkpoint import load_checkpoint
 from vqbet_ros.policy.policy import Policy
 from vqbet_ros.policy.tokenizer import code_usage
 from vqbet_ros.structured import from_mapping, load_yaml, to_mapping
 from vqbet_ros.training.data import load_data, TrainingData
+from vqbet_ros.training.html import image, require_matplotlib, table, write_page
 from vqbet_ros.training.journal import read_metrics
 from vqbet_ros.training.resume import flattened
 
 FRAMES = {True: 256, False: 2048}  # whose errors are measured; encoding pictures takes its time
 SAMPLES = 6
 ROWS_AT_ONCE = 128
-
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
-       color: #222; background: #fff; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-p { max-width: 46rem; } img { max-width: 100%; height: auto; }
-table { border-collapse: collapse; font-size: 13px; }
-td, th { border-bottom: 1px solid #ddd; padding: .15rem .9rem .15rem 0; text-align: left; }
-td.n { text-align: right; font-variant-numeric: tabular-nums; }
-details { margin: 1rem 0; }
-"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,19 +54,6 @@ class Measured:
     predicted: NDArray[np.float32]
     frames: int
     held_out: bool
-
-
-def require_matplotlib() -> None:
-    """Tell early, not after hours of training, that the report cannot be drawn.
-
-    Raises:
-        VqbetError: matplotlib is absent.
-    """
-    if importlib.util.find_spec('matplotlib') is None:
-        raise VqbetError(
-            "report.html needs matplotlib, which is not installed; install the extra 'train': "
-            "pip install 'vqbet_ros[train]'"
-        )
 
 
 def write_report(run: Path, dataset: Dataset) -> Path:
@@ -113,17 +86,17 @@ def write_report(run: Path, dataset: Dataset) -> Path:
         f'<p>{_summary(policy, dataset)}</p>',
         '<h2>Losses</h2>',
         '<p>Of the batches in training, and on the episodes that were kept out.</p>',
-        _image(figures.losses(metrics), 'losses over steps, one plot for each phase'),
+        image(figures.losses(metrics), 'losses over steps, one plot for each phase'),
         '<h2>Use of the codebooks</h2>',
         f'<p>Share of the training chunks that use each code, most used first. '
         f'{combinations:.1%} of all combinations of codes occur.</p>',
-        _image(figures.codes(found), 'bars: share of chunks for each code, one plot a layer'),
+        image(figures.codes(found), 'bars: share of chunks for each code, one plot a layer'),
         '<h2>Reconstruction</h2>',
         f'<p>Mean absolute error of a chunk over {found.frames} {kept_out} frames: of the '
         'tokenizer, which sees the chunk itself and is as coarse as its codes, and of the '
         'policy, which sees the observations alone, and corrects its codes by offsets.</p>',
-        _image(figures.errors(found, names, unit), 'bars: error of tokenizer and policy by joint'),
-        _table(
+        image(figures.errors(found, names, unit), 'bars: error of tokenizer and policy by joint'),
+        table(
             ('joint', f'tokenizer, {unit}', f'policy, {unit}'),
             [(name, *(float(e[i]) for e in _errors(found))) for i, name in enumerate(names)],
         ),
@@ -131,21 +104,19 @@ def write_report(run: Path, dataset: Dataset) -> Path:
         f'<p>The most probable chunk at {len(found.titles)} {kept_out} frames, spread evenly '
         'over them. Where people could have gone on in several ways, a good policy may choose '
         'another one than the recorded.</p>',
-        _image(figures.chunks(found, names, unit), 'lines: predicted and recorded actions'),
+        image(figures.chunks(found, names, unit), 'lines: predicted and recorded actions'),
         '<h2>Figures at the last validation</h2>',
-        _table(
+        table(
             ('phase', 'figure', 'value'),
             [(phase, k, v) for phase, values in validation.items() for k, v in values.items()],
         ),
         '<h2>Configuration</h2>',
         '<details open><summary>Every value of this training</summary>',
-        _table(('key', 'value'), [(k, str(v)) for k, v in flattened(to_mapping(config)).items()]),
+        table(('key', 'value'), [(k, str(v)) for k, v in flattened(to_mapping(config)).items()]),
         '</details>',
     ]
     path = run / 'report.html'
-    partial = path.with_suffix('.partial')
-    partial.write_text(_page(f'VQ-BeT for {spec.robot}', parts), encoding='utf-8')
-    partial.replace(path)
+    write_page(path, f'VQ-BeT for {spec.robot}', parts)
     return path
 
 
@@ -218,30 +189,4 @@ def _summary(policy: Policy, dataset: Dataset) -> str:
         f'{millions:.2f} M parameters, history {model.history}, chunks of {model.chunk} steps at '
         f'{policy.spec.rate_hz:g} Hz. Trained on {dataset.num_episodes} episodes '
         f'({dataset.num_frames} frames) of {escape(dataset.source)}.'
-    )
-
-
-def _image(png: bytes, text: str) -> str:
-    data = base64.b64encode(png).decode('ascii')
-    return f'<img alt="{escape(text)}" src="data:image/png;base64,{data}">'
-
-
-def _table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
-    def cell(value: Any) -> str:
-        if isinstance(value, float):
-            return f'<td class="n">{value:.4g}</td>'
-        return f'<td>{escape(str(value))}</td>'
-
-    lines = ['<table>', '<tr>', *(f'<th>{escape(name)}</th>' for name in head), '</tr>']
-    lines += ['<tr>' + ''.join(cell(value) for value in row) + '</tr>' for row in rows]
-    return '\n'.join([*lines, '</table>'])
-
-
-def _page(title: str, parts: list[str]) -> str:
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n'
-        + '\n'.join(parts)
-        + '\n</body>\n</html>\n'
     )

@@ -23,13 +23,14 @@ from vqbet_ros.policy.policy import Policy
 from vqbet_ros.structured import to_mapping
 from vqbet_ros.training.card import model_card
 from vqbet_ros.training.data import load_data, TrainingData
+from vqbet_ros.training.html import require_matplotlib
 from vqbet_ros.training.journal import Journal, rewind_metrics
 from vqbet_ros.training.optimizer import learning_rate_factor, set_learning_rate
 from vqbet_ros.training.phases.common import Phase
 from vqbet_ros.training.phases.encoder import EncoderTraining
 from vqbet_ros.training.phases.policy import PolicyTraining
 from vqbet_ros.training.phases.tokenizer import TokenizerTraining
-from vqbet_ros.training.report import require_matplotlib, write_report
+from vqbet_ros.training.report import write_report
 from vqbet_ros.training.resume import (
     read_resume,
     restore_phase,
