@@ -8,28 +8,49 @@ A stream is one topic that feeds the observation. Its name is the camera's name,
 proprioception.
 """
 
+from collections.abc import Iterable
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from vqbet_ros.action_spec import ActionSpec, GripperSpec, JointLimits, joy_checks
 from vqbet_ros.checks import (
+    Check,
     identifier_check,
     name_checks,
     positive,
     require,
     stream_checks,
-    topic_check,
     unique_checks,
 )
 from vqbet_ros.errors import ConfigError, listed, SpecMismatch
+from vqbet_ros.message_types import (
+    COMPRESSED_IMAGE,
+    FLOAT64_MULTI_ARRAY,
+    IMAGE,
+    JOINT_STATE,
+    pose_channels,
+    POSE_STAMPED,
+    twist_channels,
+    TWIST_STAMPED,
+)
 from vqbet_ros.structured import from_mapping, load_yaml, to_mapping
 import yaml
 
-JOINT_STATE = 'sensor_msgs/msg/JointState'
-FLOAT64_MULTI_ARRAY = 'std_msgs/msg/Float64MultiArray'
-IMAGE = 'sensor_msgs/msg/Image'
-COMPRESSED_IMAGE = 'sensor_msgs/msg/CompressedImage'
+__all__ = [
+    'COMPRESSED_IMAGE',
+    'FLOAT64_MULTI_ARRAY',
+    'IMAGE',
+    'JOINT_STATE',
+    'ActionSpec',
+    'CameraSpec',
+    'Crop',
+    'GripperSpec',
+    'JointLimits',
+    'RobotSpec',
+    'StateSpec',
+]
 
 
 @dataclass(frozen=True)
@@ -115,27 +136,42 @@ class StateSpec(_Timed):
 
     Attributes:
         topic: Absolute ROS topic, also the stream's name.
-        type: ROS message type. A JointState is joined by joint name; the numbers of a
-            Float64MultiArray are taken in order.
-        names: Joints, or the names of the array's numbers.
+        type: ROS message type. A JointState is joined by joint name, and several messages with a
+            part of the joints each are merged; the numbers of a Float64MultiArray are taken in
+            order. A PoseStamped becomes 9 numbers: position and 6-D rotation; a TwistStamped 6.
+        names: Joints, or the names of the array's numbers; of a Joy, `axes/I` and `buttons/I`; of
+            a pose or twist, one name for what has it, say tool0.
         unit: Unit of a position (velocities are in that unit per second).
         rate_hz: Rate at which the topic is published.
         max_age_s: An older newest sample stops the robot.
         fields: Which fields of a JointState are read.
         latency_s: By how much the stamp is later than the measurement.
+        hold: Names whose value stays until the next one, such as a switch; all others are
+            interpolated.
+        frame_id: The frame of a pose or twist; one in another frame is refused. Empty for any.
     """
 
     topic: str
-    type: Literal['sensor_msgs/msg/JointState', 'std_msgs/msg/Float64MultiArray']
+    type: Literal[
+        'sensor_msgs/msg/JointState',
+        'std_msgs/msg/Float64MultiArray',
+        'geometry_msgs/msg/PoseStamped',
+        'geometry_msgs/msg/TwistStamped',
+        'sensor_msgs/msg/Joy',
+    ]
     names: tuple[str, ...]
     unit: str
     rate_hz: float
     max_age_s: float
     fields: tuple[Literal['position', 'velocity', 'effort'], ...] = ('position',)
     latency_s: float = 0.0
+    hold: tuple[str, ...] = ()
+    frame_id: str = ''
 
     def __post_init__(self) -> None:
         """Check names, units and times."""
+        whole = self.type in (POSE_STAMPED, TWIST_STAMPED)
+        unknown = [name for name in self.hold if name not in self.names]
         require(
             *name_checks('names', self.names),
             *name_checks('fields', self.fields),
@@ -144,6 +180,17 @@ class StateSpec(_Timed):
                 self.type == JOINT_STATE or self.fields == ('position',),
                 f'fields: got {list(self.fields)}, but a {self.type} has none: leave fields out',
             ),
+            *joy_checks('names', self.type, self.names),
+            (
+                not whole or len(self.names) == 1,
+                f'names: got {len(self.names)}, but a {self.type} has one: what is there',
+            ),
+            (
+                whole or not self.frame_id,
+                f"frame_id: got '{self.frame_id}', but a {self.type} is in no frame",
+            ),
+            *unique_checks('hold', self.hold),
+            (not unknown, f'hold: {", ".join(unknown)} is no name of the stream'),
             *stream_checks(self.topic, self.rate_hz, self.latency_s, self.max_age_s),
         )
 
@@ -155,82 +202,22 @@ class StateSpec(_Timed):
     @property
     def channels(self) -> tuple[str, ...]:
         """Names of the stream's numbers in order: all of the first field, then of the next."""
-        if self.type == FLOAT64_MULTI_ARRAY:
-            return self.names
-        return tuple(f'{name}/{field}' for field in self.fields for name in self.names)
+        if self.type == JOINT_STATE:
+            return tuple(f'{name}/{field}' for field in self.fields for name in self.names)
+        if self.type == POSE_STAMPED:
+            return pose_channels(self.names[0])
+        if self.type == TWIST_STAMPED:
+            return twist_channels(self.names[0])
+        return self.names
 
-
-@dataclass(frozen=True)
-class JointLimits:
-    """Limits of one joint's commands, in the action's unit and its derivatives per second.
-
-    Attributes:
-        position: Lowest and highest position.
-        velocity: Largest speed in unit/s; null where it is not limited.
-        acceleration: Largest acceleration in unit/s^2, or null.
-        jerk: Largest jerk in unit/s^3, or null.
-    """
-
-    position: tuple[float, float]
-    velocity: float | None = None
-    acceleration: float | None = None
-    jerk: float | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse empty ranges and limits that are not positive."""
-        low, high = self.position
-        require(
-            (low < high, f'position: got [{low}, {high}], expected [lower, higher]'),
-            *(
-                (limit is None or limit > 0, f'{name}: got {limit}, expected more than 0')
-                for name, limit in (
-                    ('velocity', self.velocity),
-                    ('acceleration', self.acceleration),
-                    ('jerk', self.jerk),
-                )
-            ),
-        )
-
-
-@dataclass(frozen=True)
-class ActionSpec:
-    """What the policy commands.
-
-    Attributes:
-        kind: 'joints': one number per joint.
-        reference: 'absolute' targets, or 'delta' from the measured position.
-        names: Joints in the order of the action vector.
-        unit: Unit of the targets.
-        command_topic: Where commands are published while the policy runs.
-        command_interface: What listens there; 'forward_position' is a Float64MultiArray of
-            positions, as ros2_control's forward_command_controller takes it.
-        record_topic: Where the demonstrator's commands are read while recording.
-        record_type: Its message type.
-        limits: Per joint.
-    """
-
-    names: tuple[str, ...]
-    unit: str
-    command_topic: str
-    record_topic: str
-    record_type: Literal['std_msgs/msg/Float64MultiArray', 'sensor_msgs/msg/JointState']
-    limits: dict[str, JointLimits]
-    kind: Literal['joints'] = 'joints'
-    reference: Literal['absolute', 'delta'] = 'absolute'
-    command_interface: Literal['forward_position'] = 'forward_position'
-
-    def __post_init__(self) -> None:
-        """Check names, topics and that each joint has its limits."""
-        missing = [name for name in self.names if name not in self.limits]
-        unknown = [name for name in self.limits if name not in self.names]
-        require(
-            *name_checks('names', self.names),
-            (self.unit, "unit: got '', expected for example rad, m or px"),
-            topic_check('command_topic', self.command_topic),
-            topic_check('record_topic', self.record_topic),
-            (not missing, f'limits: missing for {", ".join(missing)}'),
-            (not unknown, f'limits: {", ".join(unknown)} is no name of the action'),
-        )
+    @property
+    def held(self) -> tuple[bool, ...]:
+        """For each channel, whether it is held instead of interpolated."""
+        if self.type == JOINT_STATE:
+            return tuple(name in self.hold for _ in self.fields for name in self.names)
+        if self.type in (POSE_STAMPED, TWIST_STAMPED):
+            return (bool(self.hold),) * len(self.channels)
+        return tuple(name in self.hold for name in self.names)
 
 
 @dataclass(frozen=True)
@@ -261,6 +248,7 @@ class RobotSpec:
             *unique_checks('cameras', [camera.name for camera in self.cameras]),
             *unique_checks('topics', topics),
             *unique_checks('state', self.state_names),
+            *self._action_checks(),
         )
 
     @classmethod
@@ -311,12 +299,25 @@ class RobotSpec:
     @property
     def action_names(self) -> tuple[str, ...]:
         """Names of the action vector's channels in order."""
-        return self.action.names
+        return self.action.channels
 
     @property
     def action_dim(self) -> int:
         """Length of the action vector, A."""
-        return len(self.action.names)
+        return len(self.action.channels)
+
+    @property
+    def recorded_topics(self) -> dict[str, str]:
+        """The message types of all topics that a recording must hold."""
+        sources = (*self.streams, *self.action.sources)
+        return {source.topic: source.type for source in sources}
+
+    def measured(self, channel: str) -> int | None:
+        """Return which number of the state is what an action's channel commands, if one is."""
+        for name in (f'{channel}/position', channel):
+            if name in self.state_names:
+                return self.state_names.index(name)
+        return None
 
     @property
     def period_ns(self) -> int:
@@ -375,21 +376,38 @@ class RobotSpec:
 
     def _meaning(self) -> dict[str, str]:
         """Return what decides the meaning of the arrays, flat and printable."""
-        units = [part.unit for part in self.state for _ in part.channels]
+        numbers = [
+            (channel, part.unit, part.frame_id, held)
+            for part in self.state
+            for channel, held in zip(part.channels, part.held, strict=True)
+        ]
         meaning = {
             'robot': self.robot,
             'rate_hz': f'{self.rate_hz:g}',
             'camera order': str([camera.name for camera in self.cameras]),
             'state order': str(list(self.state_names)),
-            'action order': str(list(self.action_names)),
-            'action kind': self.action.kind,
-            'action reference': self.action.reference,
-            'action unit': self.action.unit,
+            **self.action.meaning(),
         }
         for camera in self.cameras:
             meaning[f'camera {camera.name}, height x width'] = f'{camera.height} x {camera.width}'
             crop = camera.crop and dataclasses.astuple(camera.crop)
             meaning[f'camera {camera.name}, crop (top, left, height, width)'] = str(crop)
-        for name, unit in zip(self.state_names, units, strict=True):
+        for name, unit, frame_id, held in numbers:
             meaning[f'state {name}, unit'] = unit
+            meaning[f'state {name}, frame'] = frame_id or 'none'
+            meaning[f'state {name}, between samples'] = 'held' if held else 'interpolated'
         return meaning
+
+    def _action_checks(self) -> Iterable[Check]:
+        """Check that what the action is measured by is part of the state."""
+        action = self.action
+        recorded = {name for source in action.sources for name in source.channels}
+        needed = [name for name in action.channels if name not in recorded]
+        if action.reference == 'delta':
+            needed = list(dict.fromkeys([*needed, *action.arm_channels]))
+        absent = [name for name in needed if self.measured(name) is None]
+        yield (
+            not absent,
+            f'action: {", ".join(absent)} must be in the state, as NAME/position or as it is: its '
+            'record_topic is null or its reference is delta',
+        )

@@ -4,13 +4,13 @@ A bag is a directory with metadata.yaml, or one bare .mcap or .db3 file. Message
 `messages.py` decodes the few that are needed.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 import hashlib
 from pathlib import Path
-from typing import Any
 
-from rosbags.rosbag2 import Reader, ReaderError
+from rosbags.rosbag2 import Reader
 from vqbet_ros.errors import BadBag, listed
 from vqbet_ros.spec import RobotSpec
 from vqbet_ros.structured import did_you_mean
@@ -77,9 +77,7 @@ class Bag:
             BadBag: There is none, or it is not whole; says what repairs it.
         """
         path = Path(path)
-        _require_bag(path)
-        reader = _open(path)
-        with reader:
+        with closing(_opened(path)) as reader:
             found = {
                 name: BagTopic(
                     ', '.join(sorted({c.msgtype for c in topic.connections})), topic.msgcount
@@ -144,7 +142,7 @@ class Bag:
             total.update(digest.digest())
         return total.hexdigest()
 
-    def messages(self, topics: 'set[str] | None' = None) -> Iterator[BagMessage]:
+    def messages(self, topics: Collection[str] | None = None) -> Iterator[BagMessage]:
         """Read the messages in the order of their arrival, a few at a time.
 
         Args:
@@ -153,9 +151,8 @@ class Bag:
         Raises:
             BadBag: A file is damaged, or holds less than the bag's metadata says.
         """
-        reader = _open(self.path)
         seen = 0
-        with reader:
+        with closing(_opened(self.path)) as reader:
             wanted = [c for c in reader.connections if topics is None or c.topic in topics]
             if not wanted:
                 return
@@ -164,48 +161,47 @@ class Bag:
                 for connection, log_ns, payload in reader.messages(wanted):
                     seen += 1
                     yield BagMessage(connection.topic, connection.msgtype, log_ns, bytes(payload))
-            except GeneratorExit:
-                raise
-            except _DAMAGE as error:
-                raise _damaged(self.path, f'after {seen} messages: {error}') from error
+            except Exception as error:  # see _opened
+                raise _damaged(self.path, f'after {seen} message(s): {_text(error)}') from error
         if seen < expected:
-            raise _damaged(self.path, f'its metadata says {expected} messages, but {seen} are there')
+            raise _damaged(self.path, f'it should hold {expected} messages, but has {seen}')
 
 
-# What rosbags and its decompressors raise for damaged files.
-_DAMAGE: tuple[type[Exception], ...] = (
-    ReaderError,
-    AssertionError,
-    EOFError,
-    OSError,
-    RuntimeError,
-    LookupError,
-    TypeError,
-    ValueError,
-)
+def _opened(path: Path) -> Reader:
+    """Return an open reader of a bag.
 
-
-def _open(path: Path) -> Any:
-    """Return an open rosbags reader."""
+    Raises:
+        BadBag: There is no bag, or it is not whole.
+    """
+    if not path.exists():
+        raise BadBag(f'no such file or directory: {path}')
+    if path.is_dir() and not (path / METADATA).exists():
+        if not any(file.suffix in STORAGES for file in path.iterdir()):
+            raise BadBag(
+                f'{path} is no bag: it holds no {METADATA} and no file of {", ".join(STORAGES)}'
+            )
+        raise _damaged(path, f'its {METADATA} is missing: the recorder was killed')
+    if path.is_file() and path.suffix not in STORAGES:
+        raise BadBag(f'{path} is no bag: expected a directory with {METADATA}, or an .mcap file')
+    unwritten = [file for file in path.parent.glob(f'{path.name}*-wal') if path.is_file()]
+    unwritten += path.glob('*.db3-wal') if path.is_dir() else []
+    if any(file.stat().st_size for file in unwritten):
+        raise BadBag(
+            f'{unwritten[0]} holds messages that were never put into the bag: its recorder was '
+            f"killed. Run: sqlite3 {str(unwritten[0])[:-4]} 'PRAGMA wal_checkpoint(TRUNCATE)'"
+        )
+    reader = Reader(path)
+    # Whatever a damaged file makes the readers and their decompressors raise.
     try:
-        reader = Reader(path)
         reader.open()
-    except _DAMAGE as error:
-        raise _damaged(path, str(error) or type(error).__name__) from error
-    return _Closing(reader)
+    except Exception as error:
+        raise _damaged(path, _text(error)) from error
+    return reader
 
 
-class _Closing:
-    """An open reader that closes itself at the end of a `with`."""
+def _damaged(path: Path, what: str) -> BadBag:
+    return BadBag(f'{path} cannot be read as it is: {what}. To repair it: vqbet recover {path}')
 
-    def __init__(self, reader: Any) -> None:
-        self._reader = reader
 
-    def __enter__(self) -> '_Closing':
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._reader.close()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._reader, name)
+def _text(error: Exception) -> str:
+    return str(error).rstrip('.') or type(error).__name__

@@ -39,7 +39,7 @@ def expected_streams(spec: RobotSpec, extra_topics: Iterable[str] = ()) -> tuple
         extra_topics: Recorded beside them when they are there, of any type.
 
     Returns:
-        Cameras, proprioception, 'action', extra topics.
+        Cameras, proprioception, 'action', 'gripper' if it has its own topic, extra topics.
     """
     streams = [
         Expected(c.name, c.topic, c.type, c.rate_hz, c.max_age_ns, is_camera=True)
@@ -57,10 +57,10 @@ def expected_streams(spec: RobotSpec, extra_topics: Iterable[str] = ()) -> tuple
                 joint_names=joints,
             )
         )
-    action = spec.action
-    joints = action.names if _has_joint_names(action.record_type) else ()
-    # When the demonstrator moves, and so how often there are commands, no spec can say.
-    streams.append(Expected('action', action.record_topic, action.record_type, joint_names=joints))
+    for source in spec.action.sources:
+        joints = source.names if _has_joint_names(source.type) else ()
+        # When the demonstrator moves, and so how often there are commands, no spec can say.
+        streams.append(Expected(source.label, source.topic, source.type, joint_names=joints))
     streams += [Expected(topic, topic, needed=False) for topic in extra_topics]
     by_topic: dict[str, Expected] = {}
     for stream in streams:

@@ -1,0 +1,25 @@
+"""Names of the ROS messages that are understood, and of the numbers that make up a pose."""
+
+IMAGE = 'sensor_msgs/msg/Image'
+COMPRESSED_IMAGE = 'sensor_msgs/msg/CompressedImage'
+JOINT_STATE = 'sensor_msgs/msg/JointState'
+FLOAT64_MULTI_ARRAY = 'std_msgs/msg/Float64MultiArray'
+POSE_STAMPED = 'geometry_msgs/msg/PoseStamped'
+TWIST_STAMPED = 'geometry_msgs/msg/TwistStamped'
+JOINT_TRAJECTORY = 'trajectory_msgs/msg/JointTrajectory'
+JOY = 'sensor_msgs/msg/Joy'
+
+POSITION = ('x', 'y', 'z')
+# The first two columns of the rotation matrix (Zhou et al. 2019); rRC is row R, column C.
+ROTATION = ('r11', 'r21', 'r31', 'r12', 'r22', 'r32')
+TWIST = ('vx', 'vy', 'vz', 'wx', 'wy', 'wz')
+
+
+def pose_channels(name: str) -> tuple[str, ...]:
+    """Name the 9 numbers of a pose: position, then the rotation."""
+    return tuple(f'{name}/{part}' for part in (*POSITION, *ROTATION))
+
+
+def twist_channels(name: str) -> tuple[str, ...]:
+    """Name the 6 numbers of a twist: linear, then angular velocity."""
+    return tuple(f'{name}/{part}' for part in TWIST)
