@@ -29,7 +29,8 @@ class StreamReport:
         largest_gap_s: Longest time without a message, beginning and end of the episode included.
             By the stamps where there are any: what came late in a bunch leaves no gap.
         gap_at_s: When that began, from the beginning of the episode.
-        jitter_ms: Standard deviation of the intervals; NaN for fewer than two.
+        jitter_ms: Standard deviation of the intervals up to the spec's max_age_s; NaN for fewer
+            than two.
         lost_on_the_way: Published but never arrived, by the publishers' numbers.
         lost_here: Arrived but not written, because the queue to the disk was full.
         out_of_order: Stamped before a message that came earlier.
@@ -120,7 +121,7 @@ class StreamAudit:
             if self._messages:
                 self._add_interval(instant_ns)
             else:
-                self._begin(receive_ns)
+                self._begin(receive_ns, instant_ns)
             if stamp_ns is None:
                 self._unstamped += 1
                 self._instant_ns = instant_ns
@@ -188,15 +189,16 @@ class StreamAudit:
                 clock_jumps=self._clocks.count(),
             )
 
-    def _begin(self, receive_ns: int) -> None:
+    def _begin(self, receive_ns: int, instant_ns: int) -> None:
         if self._start_ns is None:
             self._start_ns = receive_ns
-        self._gap_ns, self._gap_from_ns = max(0, receive_ns - self._start_ns), self._start_ns
+        self._gap_ns, self._gap_from_ns = max(0, instant_ns - self._start_ns), self._start_ns
 
     def _add_interval(self, instant_ns: int) -> None:
         interval_ns = instant_ns - self._instant_ns
         if interval_ns > 0:  # else it is a duplicate or out of order, and counted as that
-            self._intervals.add(interval_ns)
+            if interval_ns <= (self.expected.max_age_ns or interval_ns):
+                self._intervals.add(interval_ns)  # a longer one is a gap
             if interval_ns > self._gap_ns:
                 self._gap_ns, self._gap_from_ns = interval_ns, self._receive_ns
 
@@ -235,7 +237,7 @@ def _same_content(before: Any, after: Any, skip: int) -> bool:
     """Tell whether two messages agree behind their first bytes; cheap when they do not."""
     if len(before) != len(after):
         return False
-    middle = len(after) // 2
+    middle = max(skip, len(after) // 2)
     if (
         before[skip:_PROBE_BYTES] != after[skip:_PROBE_BYTES]
         or before[middle : middle + _PROBE_BYTES] != after[middle : middle + _PROBE_BYTES]
