@@ -9,51 +9,48 @@ What is known when the episode begins stands in the MCAP file from the start, as
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-import os
 from pathlib import Path
-import struct
 from typing import Any
 
-from mcap.opcode import Opcode
 from vqbet_ros import __version__
-from vqbet_ros.data.layout import write_atomically
 from vqbet_ros.errors import BadBag
-from vqbet_ros.recording.chunks import Compression, MAGIC, McapFile
+from vqbet_ros.recording.chunks import Compression
 from vqbet_ros.recording.definitions import Definition, definition_of
+from vqbet_ros.recording.folder import (
+    COPY_SUFFIX,
+    CRASHED_SUFFIX,
+    is_whole,
+    read_custom_data,
+    sync_folder,
+    update_custom_data,
+    write_information,
+)
+from vqbet_ros.recording.mcap_file import FileSummary, McapFile
 from vqbet_ros.recording.metadata import (
     bag_information,
     Counted,
-    custom_data_of,
     MetadataVersion,
-    parse_information,
     qos_text,
     QosProfile,
-    ROOT_KEY,
+    RECORD_KEY,
+    RECORD_NAME,
     to_yaml,
     Topic,
 )
 
+# What works with whole episodes needs this module alone.
 __all__ = [
+    'COPY_SUFFIX',
+    'CRASHED_SUFFIX',
     'BagOptions',
     'BagSummary',
     'BagWriter',
     'QosProfile',
     'Topic',
-    'has_end',
     'is_whole',
-    'mcap_file',
     'read_custom_data',
     'update_custom_data',
 ]
-
-METADATA = 'metadata.yaml'
-RECORD_NAME = 'rosbag2'
-RECORD_KEY = 'serialized_metadata'
-CRASHED_SUFFIX = '.crashed'
-"""A folder that `vqbet recover` set aside, once its copy was verified."""
-COPY_SUFFIX = '.recovering'
-"""A folder in which `vqbet recover` works, or was interrupted."""
-_FOOTER = struct.Struct('<BQQQI')
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ class BagOptions:
     Attributes:
         compression: Of the chunks.
         chunk_bytes: A chunk is written when it holds this much.
-        metadata_version: 9, or 8 for readers of Jazzy and before.
+        metadata_version: 9, or 8 for the readers of Humble and Iron.
         ros_distro: For example 'jazzy'.
     """
 
@@ -131,8 +128,8 @@ class BagWriter:
         )
         self._add_metadata(self._information(custom_data))
         self._file.sync()
-        _sync_folder(self.path)
-        _sync_folder(self.path.parent)
+        sync_folder(self.path)
+        sync_folder(self.path.parent)
 
     @property
     def counts(self) -> dict[int, int]:
@@ -218,13 +215,20 @@ class BagWriter:
             held = self._file.finish()
         finally:
             self._file.abandon()
-        _write_metadata(self.path, information)
-        messages = {topic.name: held.messages[i] for i, topic in self._topics.items()}
-        return BagSummary(messages, held.bytes, held.start_ns, held.end_ns)
+        write_information(self.path, information)
+        return self._summary(held)
 
     def abandon(self) -> None:
         """Close the file as it is, as if the program had been killed."""
         self._file.abandon()
+
+    def describe(self) -> BagSummary:
+        """Say what is in the file so far; messages that wait for their chunk do not count."""
+        return self._summary(self._file.describe())
+
+    def _summary(self, held: FileSummary) -> BagSummary:
+        messages = {topic.name: held.messages[i] for i, topic in self._topics.items()}
+        return BagSummary(messages, held.bytes, held.start_ns, held.end_ns)
 
     def _information(self, custom_data: Mapping[str, str]) -> dict[str, Any]:
         held = self._file.describe()
@@ -240,96 +244,3 @@ class BagWriter:
 
     def _add_metadata(self, information: Mapping[str, Any]) -> None:
         self._file.add_metadata(RECORD_NAME, {RECORD_KEY: to_yaml(information)})
-
-
-def update_custom_data(path: Path | str, changes: Mapping[str, str]) -> None:
-    """Change or add texts in the metadata.yaml of a closed bag.
-
-    Args:
-        path: The bag's folder.
-        changes: Texts by key; other keys stay.
-
-    Raises:
-        BadBag: There is no metadata.yaml, or it is broken.
-        OSError: It could not be written; the old one is untouched.
-    """
-    information = _read_metadata(Path(path))
-    information['custom_data'] = {**custom_data_of(information), **changes}
-    _write_metadata(Path(path), information)
-
-
-def read_custom_data(path: Path | str) -> dict[str, str]:
-    """Read the texts of a bag; of an unfinished one those that were known at its start.
-
-    Raises:
-        BadBag: It holds neither a readable metadata.yaml nor a readable beginning.
-    """
-    return custom_data_of(_read_metadata(Path(path)))
-
-
-def is_whole(path: Path | str) -> bool:
-    """Tell whether a bag was closed: it has metadata.yaml, and its files have their ends."""
-    path = Path(path)
-    if not (path / METADATA).is_file():
-        return False
-    try:
-        names = _read_metadata(path).get('relative_file_paths')
-    except BadBag:
-        return False
-    files = [path / str(name) for name in names] if isinstance(names, list) else []
-    return bool(files) and all(file.is_file() and has_end(file) for file in files)
-
-
-def has_end(file: Path) -> bool:
-    """Tell whether an MCAP file ends as a finished one does."""
-    with file.open('rb') as stream:
-        size = stream.seek(0, os.SEEK_END)
-        length = _FOOTER.size + len(MAGIC)
-        if size < length:
-            return False
-        stream.seek(size - length)
-        tail = stream.read(length)
-    opcode, footer_length, summary_start, _, _ = _FOOTER.unpack_from(tail)
-    footer = opcode == Opcode.FOOTER and footer_length == _FOOTER.size - 9
-    return tail.endswith(MAGIC) and footer and len(MAGIC) < summary_start < size
-
-
-def mcap_file(path: Path) -> Path:
-    """Find the one MCAP file of a bag.
-
-    Raises:
-        BadBag: There is no such folder, or not exactly one such file in it.
-    """
-    if not path.is_dir():
-        what = 'is a file' if path.exists() else 'no such folder'
-        raise BadBag(f'{path}: {what}, expected the folder of a bag')
-    files = sorted(path.glob('*.mcap'))
-    if len(files) != 1:
-        got = ', '.join(file.name for file in files) or 'none'
-        raise BadBag(f'{path}: got {got}, expected one .mcap file')
-    return files[0]
-
-
-def _read_metadata(path: Path) -> dict[str, Any]:
-    file = path / METADATA
-    if not file.is_file():
-        raise BadBag(
-            f'{path}: no {METADATA}: the bag was not closed; run `vqbet recover {path}`'
-            if path.is_dir()
-            else f'{path}: no such folder, expected a bag'
-        )
-    return parse_information(file.read_text(encoding='utf-8', errors='replace'), str(file))
-
-
-def _write_metadata(path: Path, information: Mapping[str, Any]) -> None:
-    write_atomically(path / METADATA, to_yaml({ROOT_KEY: dict(information)}).encode())
-    _sync_folder(path)
-
-
-def _sync_folder(path: Path) -> None:
-    # A new name in a folder survives a power cut only once the folder itself is on the disk.
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -11,6 +11,9 @@ import yaml
 MetadataVersion = Literal[8, 9]
 
 ROOT_KEY = 'rosbag2_bagfile_information'
+RECORD_NAME = 'rosbag2'
+"""Of the metadata record of an MCAP file that holds what metadata.yaml holds."""
+RECORD_KEY = 'serialized_metadata'
 INFINITE_NS = 9_223_372_036_854_775_807
 """How long a duration is that was never set."""
 
