@@ -53,8 +53,7 @@ def declare(node: Node, cls: type[T]) -> T:
     problems: list[str] = []
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         try:
-            default = list(field.default) if _is_list(field) else field.default
-            declared = node.declare_parameter(field.name, default, _descriptor(field))
+            declared = node.declare_parameter(field.name, _default(field), _descriptor(field))
         except (InvalidParameterTypeException, InvalidParameterValueException) as error:
             hint = ' (write 10.0, not 10)' if isinstance(field.default, float) else ''
             problems.append(f'{error}{hint}')
@@ -63,7 +62,7 @@ def declare(node: Node, cls: type[T]) -> T:
             problems.append(str(error))
             continue
         value = declared.value
-        values[field.name] = tuple(filter(None, value)) if _is_list(field) else value
+        values[field.name] = tuple(filter(None, value)) if isinstance(value, list) else value
         choices = field.metadata['choices']
         if choices and declared.value not in choices:
             problems.append(
@@ -75,8 +74,8 @@ def declare(node: Node, cls: type[T]) -> T:
     return cls(**values)
 
 
-def _is_list(field: 'dataclasses.Field[Any]') -> bool:
-    return isinstance(field.default, tuple)
+def _default(field: 'dataclasses.Field[Any]') -> Any:
+    return list(field.default) if isinstance(field.default, tuple) else field.default
 
 
 def _descriptor(field: 'dataclasses.Field[Any]') -> ParameterDescriptor:
