@@ -40,6 +40,7 @@ setup(
     zip_safe=True,
     install_requires=[
         'PyYAML>=6.0.1',
+        'joblib>=1.3',
         'mcap>=1.2',
         'numpy>=1.26',
         'opencv-python-headless>=4.9',
@@ -60,6 +61,8 @@ setup(
             'ros-std-srvs>=5.5',
             'ros-trajectory-msgs>=5.5',
         ],
+        # What `vqbet bench data` and benchmarks/ read besides: videos and Parquet files.
+        'bench': ['av>=12.0', 'pyarrow>=15.0'],
         # gym-pusht asks for opencv-python, a second cv2 that needs libGL (see CONTRIBUTING.md),
         # and for pygame, which has no wheels for Python 3.14: pygame-ce is the same module.
         'sim': ['gym-pusht>=0.1.8', 'pygame-ce>=2.5 ; python_version >= "3.14"'],
