@@ -27,6 +27,13 @@ def resource(relative: str) -> Path:
     raise ConfigError(f'the package lacks {relative}; looked at {places}')
 
 
+def named(path: str) -> Path:
+    """Find a file that a user names: where it says, or else among those of the package."""
+    if Path(path).exists() or not path.startswith(('config/', 'models/')):
+        return Path(path)
+    return resource(path)
+
+
 def _roots() -> list[Path]:
     # The source tree (also with colcon's --symlink-install), then ROS 2's install space, then pip.
     prefixes = [*os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep), sys.prefix]

@@ -47,12 +47,11 @@ def run(args: argparse.Namespace) -> int:
     from vqbet_ros.data.importers.pusht import PushTZarr
     from vqbet_ros.data.writer import DatasetWriter
     from vqbet_ros.errors import BadDataset
-    from vqbet_ros.resources import resource
+    from vqbet_ros.resources import named
     from vqbet_ros.sim.pusht import KEYPOINT_NAMES
     from vqbet_ros.spec import RobotSpec
 
-    packaged = args.spec.startswith('config/robots/') and not Path(args.spec).exists()
-    spec = RobotSpec.from_yaml(resource(args.spec) if packaged else args.spec)
+    spec = RobotSpec.from_yaml(named(args.spec))
     source = PushTZarr(args.zarr)
     episodes = source.episodes(spec, mirror=args.mirror)
     copies = 2 if args.mirror else 1
