@@ -79,6 +79,8 @@ setup(
     entry_points={
         'console_scripts': [
             'policy_node = vqbet_ros.ros.policy_node:main',
+            'recorder_keys = vqbet_ros.ros.recorder_keys:main',
+            'recorder_node = vqbet_ros.ros.recorder_node:main',
             'sim_node = vqbet_ros.ros.sim_node:main',
             'vqbet = vqbet_ros.cli.main:main',
         ],

@@ -1,0 +1,289 @@
+"""What the recorder subscribes to: raw bytes of every topic, as its publishers offer them.
+
+A topic is subscribed to while it has publishers, always, so that its rate is known before an
+episode begins; during an episode each message goes on to the episode's queue. A message is stamped
+and handed on, nothing else: it is never deserialised here.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+import dataclasses
+import importlib
+import time
+from typing import Any, Protocol
+
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.subscription import Subscription
+from vqbet_ros.errors import UnknownType
+from vqbet_ros.recording.expected import Expected, transports
+from vqbet_ros.recording.measures import RateMeter
+from vqbet_ros.recording.metadata import Topic
+from vqbet_ros.ros.arrivals import Arrivals, HAS_MESSAGE_INFO
+from vqbet_ros.ros.recorder_qos import adapted, asks_too_much, depth_for, offered, same
+from vqbet_ros.spec import RobotSpec
+
+
+class Sink(Protocol):
+    """Where the messages of an episode go."""
+
+    def add_topic(self, topic: Topic) -> int:
+        """Return the number under which a topic's messages are put.
+
+        Raises:
+            UnknownType: There is no definition of its type.
+        """
+
+    def put(
+        self, channel: int, payload: bytes, log_ns: int, publish_ns: int, sequence: int
+    ) -> bool:
+        """Take one message without waiting; False if there is no room for it."""
+
+
+class TopicInput:
+    """One topic.
+
+    Args:
+        node: Subscribes.
+        expected: The topic, and what is known of it beforehand.
+
+    Attributes:
+        expected: The same; its type is filled in once it is known.
+        offers: What its publishers offer, as rclpy tells it.
+        received: Messages so far.
+        newest: The newest message's bytes, if any.
+        newest_ns: When that came.
+        longest_ns: The longest that a message's callback took since it was last set to 0.
+        problem: Why it cannot be subscribed to; empty if it can.
+    """
+
+    def __init__(self, node: Node, expected: Expected) -> None:
+        """Subscribe at the first `refresh` that finds a publisher."""
+        self.expected = expected
+        self.offers: Sequence[Any] = ()
+        self.received = 0
+        self.newest: bytes | None = None
+        self.newest_ns: int | None = None
+        self.longest_ns = 0
+        self.problem = ''
+        self._node = node
+        self._arrivals = Arrivals(node)
+        self._meter = RateMeter(expected.rate_hz)
+        self._subscription: Subscription | None = None
+        self._qos: QoSProfile | None = None
+        self._sink: Sink | None = None
+        self._channel = -1
+
+    @property
+    def lost(self) -> int:
+        """Messages that were published and did not arrive here."""
+        return self._arrivals.lost
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """Every type that the topic is published as."""
+        return tuple(dict.fromkeys(offer.topic_type for offer in self.offers))
+
+    @property
+    def is_subscribed(self) -> bool:
+        """Whether messages can come."""
+        return self._subscription is not None
+
+    @property
+    def is_latched(self) -> bool:
+        """Whether every subscription gets the newest messages again."""
+        return self._qos is not None and self._qos.durability == DurabilityPolicy.TRANSIENT_LOCAL
+
+    @property
+    def fitting(self) -> list[Any]:
+        """The offers of publishers of the right type."""
+        kind = self.expected.type
+        return [offer for offer in self.offers if offer.topic_type == kind]
+
+    def rate_hz(self, now_ns: int) -> float | None:
+        """Return the rate of late; see RateMeter."""
+        return self._meter.rate_hz(now_ns)
+
+    def topic(self) -> Topic | None:
+        """Describe the topic for a bag; None while its type is not known."""
+        if not self.expected.type:
+            return None
+        hashes = [str(getattr(offer, 'topic_type_hash', '')) for offer in self.fitting]
+        return Topic(
+            name=self.expected.topic,
+            type=self.expected.type,
+            type_hash=next((text for text in hashes if text.startswith('RIHS')), ''),
+            qos=tuple(offered(offer.qos_profile) for offer in self.fitting),
+        )
+
+    def refresh(self) -> None:
+        """Look at the publishers, and subscribe as they ask for; call it a few times a second."""
+        self.offers = self._node.get_publishers_info_by_topic(self.expected.topic)
+        if not self.expected.type and len(self.types) == 1:
+            self.expected = dataclasses.replace(self.expected, type=self.types[0])
+        offers = [offer.qos_profile for offer in self.fitting]
+        if not offers:
+            return  # those that were here may come back
+        self._open_channel()
+        wanted = adapted(offers, depth_for(self.expected.rate_hz))
+        if self._qos is None or (
+            # What asks for less than is offered works too: an episode is not torn for it.
+            asks_too_much(self._qos, offers) if self._sink else not same(self._qos, wanted)
+        ):
+            self._subscribe(wanted)
+
+    def attach(self, sink: Sink | None) -> None:
+        """Hand messages on from now; None: keep them here."""
+        self._sink, self._channel = sink, -1
+        self._open_channel()
+
+    def _open_channel(self) -> None:
+        topic = self.topic()
+        if self._sink is None or self._channel >= 0 or topic is None:
+            return
+        try:
+            self._channel = self._sink.add_topic(topic)
+        except UnknownType as error:
+            self.problem = str(error)
+
+    def retake(self) -> None:
+        """Ask the publishers for their latched messages again."""
+        if self._qos is not None and self.is_latched:
+            self._subscribe(self._qos)
+
+    def destroy(self) -> None:
+        """Unsubscribe."""
+        if self._subscription is not None:
+            self._node.destroy_subscription(self._subscription)
+            self._subscription = None
+            self._qos = None
+
+    def _subscribe(self, qos: QoSProfile) -> None:
+        try:
+            kind = message_class(self.expected.type)
+        except (ImportError, AttributeError, ValueError):
+            self.problem = (
+                f'{self.expected.topic}: {self.expected.type} is not installed here; '
+                "source the workspace that has it, in the recorder's terminal"
+            )
+            return
+        self.problem = ''
+        self.destroy()
+        self._subscription = self._node.create_subscription(
+            kind,
+            self.expected.topic,
+            self._with_info if HAS_MESSAGE_INFO else self._without_info,
+            qos,
+            raw=True,
+        )
+        self._qos = qos
+        reliable = qos.reliability == ReliabilityPolicy.RELIABLE
+        self._node.get_logger().info(
+            f'{self.expected.topic}: {self.expected.type}, {len(self.fitting)} publisher(s), '
+            f'{"reliable" if reliable else "best effort"}{", latched" if self.is_latched else ""}'
+        )
+
+    def _with_info(self, payload: bytes, info: Mapping[str, Any]) -> None:
+        self._take(payload, info)
+
+    def _without_info(self, payload: bytes) -> None:
+        self._take(payload, None)
+
+    def _take(self, payload: bytes, info: Mapping[str, Any] | None) -> None:
+        began_ns = time.perf_counter_ns()
+        received_ns, sent_ns, sequence = self._arrivals.note(info)
+        if self._channel >= 0 and self._sink is not None:
+            self._sink.put(self._channel, payload, received_ns, sent_ns, sequence)
+        self.received += 1
+        self.newest, self.newest_ns = payload, received_ns
+        self._meter.add(received_ns)
+        self.longest_ns = max(self.longest_ns, time.perf_counter_ns() - began_ns)
+
+
+class Streams:
+    """All topics of a recorder; one for each stream.
+
+    Args:
+        node: Subscribes.
+        expected: The streams, as the spec has them.
+        prefer_compressed: Take a raw camera's <topic>/compressed where that is published.
+    """
+
+    def __init__(
+        self, node: Node, expected: Iterable[Expected], *, prefer_compressed: bool
+    ) -> None:
+        """Look for publishers at the first `refresh`."""
+        self._node = node
+        self._prefer_compressed = prefer_compressed
+        self._sink: Sink | None = None
+        self._asked = tuple(expected)
+        self.inputs = [TopicInput(node, stream) for stream in self._asked]
+
+    @property
+    def expected(self) -> tuple[Expected, ...]:
+        """The streams as they are recorded: each with the topic and type that was chosen."""
+        return tuple(one.expected for one in self.inputs)
+
+    def recorded(self, spec: RobotSpec) -> RobotSpec:
+        """Return the spec with the topics and types on which its cameras are recorded."""
+        cameras = []
+        for camera in spec.cameras:
+            stream = next(stream for stream in self.expected if stream.stream == camera.name)
+            kind: Any = stream.type
+            cameras.append(dataclasses.replace(camera, topic=stream.topic, type=kind))
+        return dataclasses.replace(spec, cameras=tuple(cameras))
+
+    @property
+    def longest_ns(self) -> int:
+        """The longest that any message's callback took since `attach`."""
+        return max((one.longest_ns for one in self.inputs), default=0)
+
+    def refresh(self) -> None:
+        """Look at the publishers of every topic."""
+        if self._prefer_compressed and self._sink is None:
+            self._choose_transports()
+        for one in self.inputs:
+            one.refresh()
+
+    def attach(self, sink: Sink) -> None:
+        """Begin an episode: hand every message on, latched ones anew."""
+        self._sink = sink
+        for one in self.inputs:
+            one.longest_ns = 0
+            one.attach(sink)
+            one.retake()
+
+    def detach(self) -> None:
+        """End the episode."""
+        self._sink = None
+        for one in self.inputs:
+            one.attach(None)
+
+    def destroy(self) -> None:
+        """Unsubscribe from all."""
+        for one in self.inputs:
+            one.destroy()
+
+    def _choose_transports(self) -> None:
+        for index, (asked, now) in enumerate(zip(self._asked, self.inputs, strict=True)):
+            for topic, kind in transports(asked):
+                offers = self._node.get_publishers_info_by_topic(topic)
+                if any(offer.topic_type == kind for offer in offers):
+                    break
+            else:
+                continue  # neither: keep what there is
+            if topic != now.expected.topic:
+                now.destroy()
+                chosen = dataclasses.replace(asked, topic=topic, type=kind)
+                self.inputs[index] = TopicInput(self._node, chosen)
+
+
+def message_class(type_name: str) -> Any:
+    """Import a message type, 'sensor_msgs/msg/Image'.
+
+    Raises:
+        ImportError: Its package is not installed.
+        AttributeError: The package has no such message.
+        ValueError: This is no type's name.
+    """
+    package, folder, name = type_name.split('/')
+    return getattr(importlib.import_module(f'{package}.{folder}'), name)
