@@ -70,6 +70,11 @@ class Episode:
         return 'good'
 
 
+def failures(*kinds):
+    """Draw what fails in a call: nothing in about half of them."""
+    return st.just(set()) | st.sets(st.sampled_from(kinds), min_size=1)
+
+
 class Calls(RuleBasedStateMachine):
     """Any order of service calls, with any failures, against a plain model of what is where."""
 
@@ -103,27 +108,25 @@ class Calls(RuleBasedStateMachine):
         self.may_discard = False
         self.broken_now: list[Path] = []
 
-    @rule(fails=st.sets(st.sampled_from(['open', 'close', 'slow', 'move', 'label'])))
-    def the_disk_changes(self, fails):
-        self.disk.fails = fails
-
     @rule(seconds=st.sampled_from([0.0, 0.4, 1.0, 60.0, -3600.0]))
     def time_passes(self, seconds):
         self.now_ns += round(seconds * S)
 
-    @rule()
-    def start(self):
+    @rule(fails=failures('open'))
+    def start(self, fails):
+        self.disk.fails = fails
         answer = self.session.start(self.now_ns)
-        self.expect(answer, self.running is None and 'open' not in self.disk.fails)
+        self.expect(answer, self.running is None and not fails)
         if answer.success:
             self.running = self.session.path
             self.count += 1
 
-    @rule(outcome=st.sampled_from(['unmarked', 'incomplete']))
-    def stop(self, outcome):
-        running, fails = self.running, self.disk.fails
+    @rule(outcome=st.sampled_from(['unmarked', 'incomplete']), fails=failures('slow', 'close'))
+    def stop(self, outcome, fails):
+        running = self.running
+        self.disk.fails = fails
         answer = self.session.stop(self.now_ns, outcome)
-        self.expect(answer, running is not None and not fails & {'slow', 'close'})
+        self.expect(answer, running is not None and not fails)
         if answer.success:
             self.keep(running)
             assert self.disk.labels[running] == outcome
@@ -131,9 +134,10 @@ class Calls(RuleBasedStateMachine):
             self.break_(running)
             assert f'vqbet recover {running}' in answer.text
 
-    @rule()
-    def discard(self):
-        running, fails = self.running, self.disk.fails
+    @rule(fails=failures('slow', 'close', 'move'))
+    def discard(self, fails):
+        running = self.running
+        self.disk.fails = fails
         path = running or (self.last if self.may_discard else None)
         answer = self.session.discard(self.now_ns)
         blocked = 'move' in fails or (running and 'slow' in fails)
@@ -150,11 +154,12 @@ class Calls(RuleBasedStateMachine):
         elif running and 'slow' not in fails:
             (self.break_ if 'close' in fails else self.keep)(running)
 
-    @rule(success=st.booleans())
-    def mark(self, success):
+    @rule(success=st.booleans(), fails=failures('label'))
+    def mark(self, success, fails):
+        self.disk.fails = fails
         answer = self.session.mark(success)
         fits = self.running is None and self.last is not None
-        self.expect(answer, fits and 'label' not in self.disk.fails)
+        self.expect(answer, fits and not fails)
         if answer.success:
             assert self.disk.labels[self.last] == ('success' if success else 'failure')
 
