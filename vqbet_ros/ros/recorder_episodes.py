@@ -6,33 +6,25 @@ it is done, and the executor goes on with the messages meanwhile.
 
 from collections.abc import Callable
 import dataclasses
-import os
 from pathlib import Path
-import platform
 import threading
-from typing import Any
 
-import mcap
 from rclpy.executors import Executor
 from rclpy.logging import get_logger
 from rclpy.node import Node
-from rclpy.serialization import deserialize_message
 from rclpy.task import Future
-from rclpy.utilities import get_rmw_implementation_identifier
-from sensor_msgs.msg import JointState
-from vqbet_ros import __version__
-from vqbet_ros.data.messages import header_stamp_ns
-from vqbet_ros.errors import BadMessage, listed, VqbetError
+from vqbet_ros.errors import listed, VqbetError
 from vqbet_ros.recording.bag import BagOptions
 from vqbet_ros.recording.disk import DiskGuard, free_bytes
 from vqbet_ros.recording.episode import About, Episode
-from vqbet_ros.recording.readiness import problems, Situation
+from vqbet_ros.recording.readiness import problems
 from vqbet_ros.recording.session import Answer, Outcome, Session, State
 from vqbet_ros.recording.unfinished import Unfinished, unfinished
 from vqbet_ros.ros.recorder_parameters import RecorderParameters
+from vqbet_ros.ros.recorder_situation import situation, versions
 from vqbet_ros.ros.recorder_status import Disk, Snapshot
-from vqbet_ros.ros.recorder_streams import Streams, TopicInput
-from vqbet_ros.spec import JOINT_STATE, RobotSpec
+from vqbet_ros.ros.recorder_streams import Streams
+from vqbet_ros.spec import RobotSpec
 
 COMMANDS = ('start', 'stop', 'discard', 'success', 'failure')
 # Of the 2 s that a signal leaves for ending an episode, the rest is the interpreter's.
@@ -266,7 +258,7 @@ class Episodes:
             )
         if self._sim_time and not now_ns:
             reasons.append('use_sim_time is set, but there is no time on /clock yet')
-        situations = [_situation(one, now_ns) for one in self._streams.inputs]
+        situations = [situation(one, now_ns) for one in self._streams.inputs]
         extra = [one.expected.topic for one in self._streams.inputs if not one.expected.needed]
         return reasons + problems(self._spec, situations, now_ns, extra)
 
@@ -300,39 +292,3 @@ class Episodes:
 
     def _now_ns(self) -> int:
         return int(self._node.get_clock().now().nanoseconds)
-
-
-def versions() -> dict[str, str]:
-    """Name the software that records."""
-    return {
-        'vqbet_ros': __version__,
-        'python': platform.python_version(),
-        'mcap': mcap.__version__,
-        'ros_distro': os.environ.get('ROS_DISTRO', ''),
-        'rmw': get_rmw_implementation_identifier(),
-        'platform': platform.platform(),
-    }
-
-
-def _situation(one: TopicInput, now_ns: int) -> Situation:
-    stamp_ns: int | None = None
-    joints: tuple[str, ...] | None = None
-    wrong = one.problem
-    if one.newest is not None:
-        try:
-            stamp_ns = header_stamp_ns(one.newest, one.expected.type)
-        except BadMessage as error:
-            wrong = str(error)
-        if one.expected.joint_names and one.expected.type == JOINT_STATE:
-            message: Any = deserialize_message(one.newest, JointState)
-            joints = tuple(message.name)
-    return Situation(
-        topic=one.expected.topic,
-        publishers=len(one.offers),
-        types=one.types,
-        incompatible=wrong,
-        newest_receive_ns=one.newest_ns,
-        newest_stamp_ns=stamp_ns,
-        rate_hz=one.rate_hz(now_ns),
-        joint_names=joints,
-    )
