@@ -18,6 +18,8 @@ SOURCES = sorted(PACKAGE.rglob('*.py'))
 # Files that may be longer than 300 lines, each with its reason.
 LONG_FILES = {
     'vqbet_ros/cli/demo.py': 'one run, told in the order in which it happens',
+    'vqbet_ros/data/align.py': 'one pass over a bag and the state that it keeps',
+    'vqbet_ros/data/messages.py': 'one table of message types and what decodes each',
     'vqbet_ros/policy/engine.py': 'one class and the protocols of what it is given',
     'vqbet_ros/ros/pipeline.py': 'two threads and the one state that they share',
     'vqbet_ros/ros/policy_node.py': 'wiring of one node: its transitions, callbacks and threads',
@@ -83,7 +85,7 @@ def test_dependencies_point_one_way():
     above = {
         'vqbet_ros': ('runtime', 'policy', 'data', 'sim', 'training', 'cli', 'ros'),
         'runtime': ('policy', 'data', 'sim', 'training', 'cli', 'ros'),
-        'data': ('runtime', 'policy', 'sim', 'training', 'cli', 'ros'),
+        'data': ('policy', 'sim', 'training', 'cli', 'ros'),
         'recording': ('runtime', 'policy', 'sim', 'training', 'cli', 'ros'),
         'policy': ('runtime', 'data', 'sim', 'training', 'cli', 'ros'),
         'sim': ('runtime', 'data', 'policy', 'training', 'cli', 'ros'),

@@ -1,13 +1,15 @@
 """Names of the ROS messages that are understood, and of the numbers that make up a pose."""
 
-IMAGE = 'sensor_msgs/msg/Image'
-COMPRESSED_IMAGE = 'sensor_msgs/msg/CompressedImage'
-JOINT_STATE = 'sensor_msgs/msg/JointState'
-FLOAT64_MULTI_ARRAY = 'std_msgs/msg/Float64MultiArray'
-POSE_STAMPED = 'geometry_msgs/msg/PoseStamped'
-TWIST_STAMPED = 'geometry_msgs/msg/TwistStamped'
-JOINT_TRAJECTORY = 'trajectory_msgs/msg/JointTrajectory'
-JOY = 'sensor_msgs/msg/Joy'
+from typing import Final
+
+IMAGE: Final = 'sensor_msgs/msg/Image'
+COMPRESSED_IMAGE: Final = 'sensor_msgs/msg/CompressedImage'
+JOINT_STATE: Final = 'sensor_msgs/msg/JointState'
+FLOAT64_MULTI_ARRAY: Final = 'std_msgs/msg/Float64MultiArray'
+POSE_STAMPED: Final = 'geometry_msgs/msg/PoseStamped'
+TWIST_STAMPED: Final = 'geometry_msgs/msg/TwistStamped'
+JOINT_TRAJECTORY: Final = 'trajectory_msgs/msg/JointTrajectory'
+JOY: Final = 'sensor_msgs/msg/Joy'
 
 POSITION = ('x', 'y', 'z')
 # The first two columns of the rotation matrix (Zhou et al. 2019); rRC is row R, column C.

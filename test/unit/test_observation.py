@@ -211,7 +211,7 @@ def test_a_stream_of_bad_messages_keeps_the_robot_stopped(buffer):
 @pytest.mark.parametrize(
     ('stream', 'payload', 'text'),
     [
-        (JOINTS, [1.0, float('nan')], 'not a finite number: y/position'),
+        (JOINTS, [1.0, float('inf')], 'not a finite number: y/position'),
         (JOINTS, [1.0, 2.0, 3.0], 'got 3 numbers, expected 2'),
         (JOINTS, 'names missing', 'names missing'),
         ('top', 'small', 'image: got uint8 (1, 1, 3), expected uint8 (96, 96, 3)'),

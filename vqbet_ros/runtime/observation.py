@@ -6,7 +6,7 @@ decodes the few that it needs, once each. All times are in ns of one clock.
 h: history steps, C: channels of one stream, S: channels of the whole state.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import dataclasses
 from dataclasses import dataclass
 import threading
@@ -15,18 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from vqbet_ros.errors import BadMessage
-from vqbet_ros.runtime.gate import age_ns, Reason, ReasonKind
-from vqbet_ros.runtime.stream import (
-    around,
-    decode,
-    Decoder,
-    interpolate,
-    not_later,
-    Sample,
-    Stream,
-    StreamCounts,
-)
-from vqbet_ros.spec import CameraSpec, RobotSpec
+from vqbet_ros.runtime.gate import age_ns, Reason
+from vqbet_ros.runtime.sampling import Missing, Read, Step, step_at
+from vqbet_ros.runtime.stream import decode, Decoder, Sample, Stream, StreamCounts
+from vqbet_ros.spec import RobotSpec
 
 CLOCK_RESET_NS = 1_000_000_000
 """A stamp further back than this is a clock that was set back, not a late message."""
@@ -65,8 +57,7 @@ class Observation:
     ages_ns: dict[str, int]
 
 
-_Step = dict[str, tuple[Sample, ...]]
-"""For each stream the samples that one history step is made of; none where there are none."""
+_Taken = dict[str, tuple[Sample, ...]]
 
 
 class ObservationBuffer:
@@ -103,6 +94,7 @@ class ObservationBuffer:
             part.stream: Stream(part, decoders[part.type], history * spec.period_ns + slack_ns)
             for part in spec.streams
         }
+        self._readers = {name: self._reader(stream) for name, stream in self._streams.items()}
 
     def put(self, stream: str, stamp_ns: int | None, receive_ns: int, payload: Any) -> bool:
         """Store one message.
@@ -197,79 +189,85 @@ class ObservationBuffer:
             if reasons:
                 return reasons
             taken = {name: tuple(stream.samples) for name, stream in self._streams.items()}
-        newest_ns = {name: samples[-1].stamp_ns for name, samples in taken.items()}
-        t_obs_ns = min(newest_ns.values())
-        times = [t_obs_ns - k * self._spec.period_ns for k in reversed(range(history))]
-        steps = [self._pick(taken, time_ns, t_obs_ns) for time_ns in times]
-        gaps = [self._gap(name) for name, samples in steps[-1].items() if not samples]
-        if gaps:
-            return gaps
-        valid = np.array([all(step.values()) for step in steps])
-        reasons = self._decode([step for step, good in zip(steps, valid, strict=True) if good])
-        if reasons:
-            return reasons
+        t_obs_ns = min(samples[-1].stamp_ns for samples in taken.values())
+        newest = self._step(taken, t_obs_ns, t_obs_ns)
+        # Of a stream whose messages bring some joints each, the last to come is decisive.
+        while isinstance(newest, Missing) and newest.until_ns is not None:
+            t_obs_ns = newest.until_ns
+            newest = self._step(taken, t_obs_ns, t_obs_ns)
+        return self._observation(taken, newest, t_obs_ns, now_ns, history)
+
+    def observe_at(self, time_ns: int, now_ns: int, history: int) -> Observation | list[Reason]:
+        """Make the observation of a given time, as `observe` would if it were the newest.
+
+        Args:
+            time_ns: The observation's time.
+            now_ns: Now.
+            history: Steps, 1 to the constructor's `history`.
+        """
+        with self._lock:
+            taken = {name: tuple(stream.samples) for name, stream in self._streams.items()}
+        step = self._step(taken, time_ns, time_ns)
+        return self._observation(taken, step, time_ns, now_ns, history)
+
+    def _observation(
+        self,
+        taken: _Taken,
+        newest: Step | Missing,
+        t_obs_ns: int,
+        now_ns: int,
+        history: int,
+    ) -> Observation | list[Reason]:
+        if isinstance(newest, Missing) and not newest.bad:
+            return list(newest.reasons)
+        times = [t_obs_ns - k * self._spec.period_ns for k in reversed(range(1, history))]
+        steps = [
+            *(self._step(taken, time, min(time + self._jitter_ns, t_obs_ns)) for time in times),
+            newest,
+        ]
+        bad = [reason for step in steps if isinstance(step, Missing) for reason in step.bad]
+        if bad:
+            return list(dict.fromkeys(bad))
         state = np.zeros((history, self._spec.state_dim), dtype=np.float32)
-        for row in np.flatnonzero(valid):
-            state[row] = self._state(steps[row], times[row])
+        for row, step in enumerate(steps):
+            if isinstance(step, Step):
+                state[row] = step.state
         return Observation(
             stamp_ns=t_obs_ns,
-            frames=tuple(
-                self._frames(step) if good else None
-                for step, good in zip(steps, valid, strict=True)
-            ),
+            frames=tuple(_frames(step) if isinstance(step, Step) else None for step in steps),
             state=state,
-            valid=valid,
-            ages_ns={name: age_ns(now_ns, stamp_ns) for name, stamp_ns in newest_ns.items()},
+            valid=np.array([isinstance(step, Step) for step in steps]),
+            ages_ns={name: age_ns(now_ns, s[-1].stamp_ns) for name, s in taken.items()},
         )
+
+    def _step(self, taken: _Taken, time_ns: int, frames_until_ns: int) -> Step | Missing:
+        return step_at(taken, self._spec, time_ns, frames_until_ns, self._readers)
+
+    def _reader(self, stream: Stream) -> Read:
+        def read(sample: Sample) -> None:
+            """Decode without holding up the thread that puts."""
+            if sample.problem is not None:
+                raise BadMessage(sample.problem)
+            try:
+                decode(sample, stream.spec, stream.decoder)
+            except BadMessage as error:
+                sample.problem = str(error)
+                with self._lock:
+                    stream.note_bad(sample.problem, sample)
+                raise
+            with self._lock:
+                stream.note_good(sample)
+
+        return read
 
     def _check(self, now_ns: int, trust_undecoded: bool) -> list[Reason]:
         checks = [stream.check(now_ns, trust_undecoded) for stream in self._streams.values()]
         return [reason for reason in checks if reason is not None]
 
-    def _gap(self, name: str) -> Reason:
-        limit = f'{self._streams[name].spec.max_age_s * 1e3:.0f} ms'
-        detail = f'its samples near that time are missing or more than {limit} apart'
-        return Reason(ReasonKind.GAP, detail, name)
 
-    def _pick(self, taken: dict[str, tuple[Sample, ...]], time_ns: int, t_obs_ns: int) -> _Step:
-        step: _Step = {}
-        for part in self._spec.streams:
-            samples = taken[part.stream]
-            if isinstance(part, CameraSpec):
-                latest_ns = min(time_ns + self._jitter_ns, t_obs_ns)
-                frame = not_later(samples, latest_ns, part.max_age_ns)
-                step[part.stream] = () if frame is None else (frame,)
-            else:
-                step[part.stream] = around(samples, time_ns, part.max_age_ns)
-        return step
-
-    def _decode(self, steps: Sequence[_Step]) -> list[Reason]:
-        """Decode what was not decoded before, without holding up the thread that puts."""
-        reasons = []
-        needed = {id(s): (name, s) for step in steps for name, part in step.items() for s in part}
-        for name, sample in needed.values():
-            if sample.value is not None:
-                continue
-            stream = self._streams[name]
-            try:
-                decode(sample, stream.spec, stream.decoder)
-            except BadMessage as error:
-                reasons.append(Reason(ReasonKind.BAD_MESSAGE, str(error), name))
-                with self._lock:
-                    stream.note_bad(str(error), sample)
-            else:
-                with self._lock:
-                    stream.note_good(sample)
-        return reasons
-
-    def _frames(self, step: _Step) -> dict[str, Frame]:
-        return {
-            camera.name: Frame(sample.stamp_ns, sample.value)
-            for camera in self._spec.cameras
-            for sample in step[camera.name]
-            if sample.value is not None
-        }
-
-    def _state(self, step: _Step, time_ns: int) -> NDArray[np.float64]:
-        parts = [interpolate(step[part.stream], time_ns) for part in self._spec.state]
-        return np.concatenate(parts) if parts else np.zeros(0)  # (S,)
+def _frames(step: Step) -> dict[str, Frame]:
+    return {
+        name: Frame(sample.stamp_ns, sample.value)
+        for name, sample in step.frames.items()
+        if sample.value is not None
+    }

@@ -1,8 +1,7 @@
 """The recent samples of one stream: stored raw, found by time, decoded once when needed."""
 
-from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
@@ -10,16 +9,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from vqbet_ros.errors import BadMessage
+from vqbet_ros.message_types import JOINT_STATE
 from vqbet_ros.runtime.gate import check_age, Reason, ReasonKind
 from vqbet_ros.spec import CameraSpec, StateSpec
 
 Decoder = Callable[[Any, Any], NDArray[Any]]
-"""Turns (payload, CameraSpec or StateSpec) into an image or a vector, or raises BadMessage."""
+"""Turns (payload, CameraSpec or StateSpec) into an image or a vector, or raises BadMessage.
+
+Of a JointState, joints that the message does not speak of are NaN."""
 
 MAX_RATE_RATIO = 8
 """Samples are kept up to this many times the spec's rate; of faster ones, some are let go."""
 
-_stamp = attrgetter('stamp_ns')
+stamp_of = attrgetter('stamp_ns')
+"""By what samples are in order."""
 
 
 @dataclass(eq=False)
@@ -30,12 +33,15 @@ class Sample:
         stamp_ns: When it was measured.
         payload: The raw message.
         value: What it decodes to, once somebody needed it: (height, width, 3) uint8 RGB of the
-            camera's size, or (C,) float64, one number for each of the stream's channels.
+            camera's size, or (C,) float64, one number for each of the stream's channels; NaN for
+            joints that the message does not speak of.
+        problem: Why it cannot be decoded, once somebody tried.
     """
 
     stamp_ns: int
     payload: Any
     value: NDArray[Any] | None = None
+    problem: str | None = None
 
 
 @dataclass
@@ -136,41 +142,6 @@ class Stream:
         return reason
 
 
-def not_later(samples: Sequence[Sample], time_ns: int, max_age_ns: int) -> Sample | None:
-    """Return the newest sample stamped no later than a time; None if it is too old for it."""
-    index = bisect_right(samples, time_ns, key=_stamp) - 1
-    if index < 0 or time_ns - samples[index].stamp_ns > max_age_ns:
-        return None
-    return samples[index]
-
-
-def around(samples: Sequence[Sample], time_ns: int, max_gap_ns: int) -> tuple[Sample, ...]:
-    """Return what a time is interpolated from.
-
-    Returns:
-        The sample of exactly that time, or its two neighbours; nothing if one of them is missing
-        or if they are too far apart to say what was between.
-    """
-    index = bisect_left(samples, time_ns, key=_stamp)
-    if index < len(samples) and samples[index].stamp_ns == time_ns:
-        return (samples[index],)
-    if index in (0, len(samples)):
-        return ()
-    before, after = samples[index - 1], samples[index]
-    return (before, after) if after.stamp_ns - before.stamp_ns <= max_gap_ns else ()
-
-
-def interpolate(samples: Sequence[Sample], time_ns: int) -> NDArray[np.float64]:
-    """Return the (C,) values at a time from the decoded samples that `around` found."""
-    first, last = samples[0], samples[-1]
-    if first.value is None or last.value is None:
-        raise ValueError('samples must be decoded before they are interpolated')
-    if first is last:
-        return np.asarray(first.value, dtype=np.float64)
-    weight = (time_ns - first.stamp_ns) / (last.stamp_ns - first.stamp_ns)
-    return np.asarray(first.value + weight * (last.value - first.value), dtype=np.float64)
-
-
 def decode(sample: Sample, spec: CameraSpec | StateSpec, decoder: Decoder) -> None:
     """Fill in a sample's value.
 
@@ -186,8 +157,12 @@ def decode(sample: Sample, spec: CameraSpec | StateSpec, decoder: Decoder) -> No
         value = np.asarray(value, dtype=np.float64)
         if value.shape != (len(spec.channels),):
             raise BadMessage(f'got {value.size} numbers, expected {len(spec.channels)}')
+        # Arm and gripper may come in messages of their own, on one topic.
+        absent = np.isnan(value) if spec.type == JOINT_STATE else np.zeros(len(value), bool)
         bad = [
-            n for n, number in zip(spec.channels, value, strict=True) if not np.isfinite(number)
+            name
+            for name, fine in zip(spec.channels, np.isfinite(value) | absent, strict=True)
+            if not fine
         ]
         if bad:
             raise BadMessage(f'not a finite number: {", ".join(bad)}')

@@ -1,0 +1,230 @@
+"""What one step sees: the samples of a time, decoded and interpolated.
+
+The running node and the preparing of bags both come through `step_at`: for the same messages the
+policy is trained on exactly what it sees when it runs, bit for bit.
+
+C: channels of one stream, S: channels of the whole state.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from vqbet_ros.errors import BadMessage
+from vqbet_ros.message_types import POSE_STAMPED, POSITION
+from vqbet_ros.runtime.gate import Reason, ReasonKind
+from vqbet_ros.runtime.rotation import slerp
+from vqbet_ros.runtime.stream import Sample, stamp_of
+from vqbet_ros.spec import CameraSpec, RobotSpec, StateSpec
+
+Read = Callable[[Sample], None]
+"""Fills in the value of a sample that was not decoded before; raises BadMessage."""
+
+Float64 = NDArray[np.float64]
+_ROTATION = slice(len(POSITION), None)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the policy sees of one time.
+
+    Attributes:
+        frames: The sample of each camera, decoded.
+        state: (S,).
+        stamps_ns: For each stream, when the oldest number that this step uses was measured: of
+            the samples not later than the step's time.
+    """
+
+    frames: dict[str, Sample]
+    state: Float64
+    stamps_ns: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Why there is no step.
+
+    Attributes:
+        reasons: All of them.
+        until_ns: The newest time at which there can be one as yet, where all that is missing is
+            yet to come: the part of a stream whose messages bring only some channels each.
+    """
+
+    reasons: tuple[Reason, ...]
+    until_ns: int | None = None
+
+    @property
+    def bad(self) -> tuple[Reason, ...]:
+        """Those that are about messages that cannot be decoded."""
+        return tuple(r for r in self.reasons if r.kind is ReasonKind.BAD_MESSAGE)
+
+
+@dataclass(frozen=True)
+class _Gap:
+    detail: str
+    until_ns: int | None = None
+
+
+def step_at(
+    samples: Mapping[str, Sequence[Sample]],
+    spec: RobotSpec,
+    time_ns: int,
+    frames_until_ns: int,
+    readers: Mapping[str, Read],
+) -> Step | Missing:
+    """Sample all streams at a time; decodes only what is needed.
+
+    Args:
+        samples: Of each stream, in the order of their stamps.
+        spec: The robot.
+        time_ns: When. Numbers are interpolated to it, or held, as the spec says.
+        frames_until_ns: Of each camera, the newest frame that is stamped no later than this.
+        readers: Decode a sample of each stream.
+    """
+    gaps = [
+        Reason(ReasonKind.GAP, _apart(part), part.stream)
+        for part in spec.streams
+        if not _may_have(samples[part.stream], part, time_ns, frames_until_ns)
+    ]
+    if gaps:
+        return Missing(tuple(gaps))
+    reasons: list[Reason] = []
+    until_ns: list[int | None] = []
+    frames: dict[str, Sample] = {}
+    stamps_ns: dict[str, int] = {}
+    state = np.zeros(spec.state_dim)
+    column = 0
+    for part in spec.streams:
+        stream = part.stream
+        try:
+            if isinstance(part, CameraSpec):
+                frame = samples[stream][_newest(samples[stream], frames_until_ns)]
+                _read(frame, readers[stream])
+                frames[stream], stamps_ns[stream] = frame, frame.stamp_ns
+                continue
+            found = vector_at(samples[stream], part, time_ns, readers[stream])
+        except BadMessage as error:
+            reasons.append(Reason(ReasonKind.BAD_MESSAGE, str(error), stream))
+            continue
+        if isinstance(found, _Gap):
+            reasons.append(Reason(ReasonKind.GAP, found.detail, stream))
+            until_ns.append(found.until_ns)
+            continue
+        values, stamps_ns[stream] = found
+        state[column : column + len(values)] = values
+        column += len(values)
+    if reasons:
+        waiting = [time for time in until_ns if time is not None]
+        return Missing(tuple(reasons), min(waiting) if len(waiting) == len(reasons) else None)
+    return Step(frames, state, stamps_ns)
+
+
+def vector_at(
+    samples: Sequence[Sample], part: StateSpec, time_ns: int, read: Read
+) -> tuple[Float64, int] | _Gap:
+    """Return the numbers of one stream at a time.
+
+    Each channel lies between its newest sample not later than the time and its oldest one after
+    it, linearly (rotations along the shorter arc), or keeps the former where the spec holds it.
+    Messages that bring some channels only are merged in this way.
+
+    Returns:
+        (C,) and the stamp of the oldest number that is not later than the time; or what is
+        missing: samples further than `max_age_s` apart say nothing about what was between.
+    """
+    last = _newest(samples, time_ns)
+    before, before_ns = _collect(samples, range(last, -1, -1), part, time_ns, read)
+    lacking = np.isnan(before)
+    if lacking.any():
+        return _Gap(_lacking(part, lacking))
+    oldest_ns = int(before_ns.min())
+    later = ~np.array(part.held) & (before_ns < time_ns)
+    if not later.any():
+        return before, oldest_ns
+    after, after_ns = _collect(
+        samples, range(last + 1, len(samples)), part, time_ns, read, wanted=later
+    )
+    lacking = later & np.isnan(after)
+    if lacking.any():
+        # What may still come is no gap yet: then the time is only too new for these channels.
+        limit_ns = before_ns[lacking].min() + part.max_age_ns
+        waiting = samples[-1].stamp_ns <= limit_ns
+        return _Gap(_lacking(part, lacking), int(before_ns[lacking].min()) if waiting else None)
+    far = later & (after_ns - before_ns > part.max_age_ns)
+    if far.any():
+        return _Gap(_lacking(part, far))
+    after, after_ns = np.where(later, after, before), np.where(later, after_ns, before_ns + 1)
+    weight = np.where(later, (time_ns - before_ns) / (after_ns - before_ns), 0.0)  # (C,)
+    values = before + weight * (after - before)
+    if part.type == POSE_STAMPED:
+        values[_ROTATION] = slerp(before[_ROTATION], after[_ROTATION], float(weight[-1]))
+    return values, oldest_ns
+
+
+def _collect(
+    samples: Sequence[Sample],
+    indices: Iterable[int],
+    part: StateSpec,
+    time_ns: int,
+    read: Read,
+    wanted: NDArray[np.bool_] | None = None,
+) -> tuple[Float64, NDArray[np.int64]]:
+    """Gather each channel's first value among some samples; NaN where none has it.
+
+    Returns:
+        (C,) values and (C,) their stamps.
+    """
+    values = np.full(len(part.channels), np.nan)
+    stamps_ns = np.zeros(len(part.channels), dtype=np.int64)
+    missing = np.ones(len(values), dtype=np.bool_) if wanted is None else wanted.copy()
+    for index in indices:
+        sample = samples[index]
+        if abs(sample.stamp_ns - time_ns) > part.max_age_ns:
+            break
+        value = _read(sample, read)
+        new = missing & ~np.isnan(value)
+        values[new], stamps_ns[new] = value[new], sample.stamp_ns
+        missing &= ~new
+        if not missing.any():
+            break
+    return values, stamps_ns
+
+
+def _read(sample: Sample, read: Read) -> NDArray[np.float64]:
+    if sample.value is None:
+        read(sample)
+    if sample.value is None:
+        raise ValueError('a reader must fill in the value, or raise BadMessage')
+    return sample.value
+
+
+def _may_have(
+    samples: Sequence[Sample], part: CameraSpec | StateSpec, time_ns: int, frames_until_ns: int
+) -> bool:
+    """Tell without decoding whether there can be a value at a time."""
+    limit_ns = frames_until_ns if isinstance(part, CameraSpec) else time_ns
+    last = _newest(samples, limit_ns)
+    if last < 0 or limit_ns - samples[last].stamp_ns > part.max_age_ns:
+        return False
+    if isinstance(part, CameraSpec) or all(part.held) or samples[last].stamp_ns == time_ns:
+        return True
+    if last + 1 == len(samples):
+        return False
+    return samples[last + 1].stamp_ns - samples[last].stamp_ns <= part.max_age_ns
+
+
+def _newest(samples: Sequence[Sample], time_ns: int) -> int:
+    """Return the place of the newest sample stamped no later than a time, or -1."""
+    return bisect_right(samples, time_ns, key=stamp_of) - 1
+
+
+def _apart(part: CameraSpec | StateSpec) -> str:
+    limit = f'{part.max_age_s * 1e3:.0f} ms'
+    return f'its samples near that time are missing or more than {limit} apart'
+
+
+def _lacking(part: StateSpec, lacking: NDArray[np.bool_]) -> str:
+    names = ', '.join(name for name, no in zip(part.channels, lacking, strict=True) if no)
+    return f'{names}: {_apart(part)}'
