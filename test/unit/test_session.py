@@ -1,6 +1,7 @@
 """The recorder's state machine: random calls with a disk that fails, and each refusal."""
 
 from datetime import datetime
+from itertools import combinations
 from pathlib import Path
 import shutil
 import tempfile
@@ -71,8 +72,10 @@ class Episode:
 
 
 def failures(*kinds):
-    """Draw what fails in a call: nothing in about half of them."""
-    return st.just(set()) | st.sets(st.sampled_from(kinds), min_size=1)
+    """Draw what fails in a call: nothing, one thing, or two."""
+    single = [{kind} for kind in kinds]
+    double = [set(pair) for pair in combinations(kinds, 2)]
+    return st.sampled_from([set(), *single, *double])
 
 
 class Calls(RuleBasedStateMachine):
@@ -112,7 +115,21 @@ class Calls(RuleBasedStateMachine):
     def time_passes(self, seconds):
         self.now_ns += round(seconds * S)
 
+    @precondition(lambda self: self.running is None)
+    @rule()
+    def begin(self):
+        self.start(set())
+
+    @precondition(lambda self: self.running is None)
+    @rule(seconds=st.sampled_from([0.0, 0.4, 60.0]))
+    def begin_after(self, seconds):
+        self.now_ns += round(seconds * S)
+        self.start(set())
+
     @rule(fails=failures('open'))
+    def start_somehow(self, fails):
+        self.start(fails)
+
     def start(self, fails):
         self.disk.fails = fails
         answer = self.session.start(self.now_ns)
@@ -202,7 +219,7 @@ class Calls(RuleBasedStateMachine):
         assert self.session.count == self.count
 
 
-Calls.TestCase.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+Calls.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
 TestCalls = Calls.TestCase
 
 
