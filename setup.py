@@ -69,6 +69,7 @@ setup(
         'train': ['matplotlib>=3.8', 'rich>=13.0', 'tensorboard>=2.17', 'zarr>=2.18'],
         'test': [
             'hypothesis>=6.100',
+            'mcap-ros2-support>=0.5.6',
             'mypy>=2.4',
             'pytest>=8.0',
             'ruff>=0.17',

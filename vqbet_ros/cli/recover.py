@@ -65,8 +65,8 @@ def _told(recovery: 'Recovery') -> str:
     else:
         damaged = f', {recovery.damaged_chunks} damaged chunks' if recovery.damaged_chunks else ''
         lines.append(
-            f'  lost   {recovery.lost_bytes} bytes of the file{damaged}, and what had not yet been '
-            'written: about the last second'
+            f'  lost   {recovery.lost_bytes} bytes of the file{damaged}, '
+            'and what had not yet been written: about the last second'
         )
     lines += [f'  note   {note}' for note in recovery.notes]
     original = recovery.kept_original

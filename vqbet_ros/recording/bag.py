@@ -176,7 +176,7 @@ class BagWriter:
     def write(
         self, channel: int, payload: bytes, log_ns: int, publish_ns: int, sequence: int = 0
     ) -> None:
-        """Add a message; it is in the file when its chunk is full, or after `flush`.
+        """Add a message; it is in the file when its chunk is full, or after `close_chunk`.
 
         Args:
             channel: From `add_topic`.
@@ -190,14 +190,32 @@ class BagWriter:
         """
         self._file.add_message(channel, payload, log_ns, publish_ns, sequence)
 
+    def close_chunk(self) -> None:
+        """Hand all messages to the operating system: they survive the end of this program.
+
+        Raises:
+            OSError: They could not be written; `counts` tells which messages are in the file.
+        """
+        self._file.close_chunk()
+
+    def sync(self) -> None:
+        """Bring on the disk what was handed over: it survives a power cut.
+
+        Unlike the other methods it may be called from another thread, until `close` is called.
+
+        Raises:
+            OSError: The disk failed.
+        """
+        self._file.sync()
+
     def flush(self) -> None:
-        """Close the chunk, and bring on the disk all that was written.
+        """Close the chunk and bring it on the disk.
 
         Raises:
             OSError: It could not be written.
         """
-        self._file.close_chunk()
-        self._file.sync()
+        self.close_chunk()
+        self.sync()
 
     def close(self, custom_data: Mapping[str, str]) -> BagSummary:
         """Finish the bag: the file's end, then metadata.yaml.

@@ -1,7 +1,8 @@
 """The thread that writes an episode, and the queue before it: callbacks hand over and go on.
 
-Only the thread touches the disk. What does not fit in the queue is counted as lost, per channel;
-so is what the disk refused. Nothing else is ever lost, and nothing is lost without being counted.
+Only this thread writes. A second one waits until the disk has taken what was written, so that a
+slow disk does not keep new messages from reaching the operating system. What does not fit in the
+queue is counted as lost, per channel; so is what the disk refused. Nothing is lost uncounted.
 """
 
 from collections import deque
@@ -37,8 +38,11 @@ class Bag(Protocol):
     ) -> None:
         """Add a message."""
 
-    def flush(self) -> None:
-        """Bring all on the disk."""
+    def close_chunk(self) -> None:
+        """Hand all to the operating system."""
+
+    def sync(self) -> None:
+        """Bring on the disk what was handed over; called from a thread of its own."""
 
     def close(self, custom_data: Mapping[str, str]) -> BagSummary:
         """Finish the bag."""
@@ -54,7 +58,8 @@ class EpisodeWriter:
         bag: With all its topics added; from now on only the thread uses it.
         queue_bytes: How much may wait: payloads and OVERHEAD_BYTES for each. A chunk of the
             bag's size is held besides.
-        flush_every_s: What is older than this, and the time that the disk takes, is on the disk.
+        flush_every_s: What is older than this survives the end of the program; a power cut too,
+            once the disk has taken it.
         on_message: Called in the thread for each message that was given to the bag. An exception
             from it is a failure as the disk's are.
         clock: Monotonic seconds.
@@ -85,6 +90,8 @@ class EpisodeWriter:
         self._failure: str | None = None
         self._closing: dict[str, str] | None = None
         self._summary: BagSummary | None = None
+        self._written = False
+        self._sync_wanted = threading.Event()
         # A thread that the disk never lets go must not keep the program from ending.
         self._thread = threading.Thread(target=self._run, name='episode writer', daemon=True)
         self._thread.start()
@@ -187,6 +194,8 @@ class EpisodeWriter:
             return self._summary
 
     def _run(self) -> None:
+        syncing = threading.Thread(target=self._sync, name='episode sync', daemon=True)
+        syncing.start()
         try:
             self._write_until_closed()
         except BaseException as error:
@@ -194,51 +203,69 @@ class EpisodeWriter:
             if not isinstance(error, OSError):
                 raise  # a bug: Python shows where
         finally:
+            self._written = True
+            self._sync_wanted.set()
+            syncing.join()
             self._finish()
 
+    def _sync(self) -> None:
+        """Bring on the disk what was written, while the next messages are being written."""
+        try:
+            while not self._written:
+                self._sync_wanted.wait()
+                self._sync_wanted.clear()
+                self._bag.sync()
+        except BaseException as error:
+            self._fail(error)
+            if not isinstance(error, OSError):
+                raise
+
     def _write_until_closed(self) -> None:
-        flush_at_s = self._clock() + self._flush_every_s
-        unflushed = False
+        flush_at_s: float | None = None  # while nothing waits for it
         while True:
-            item = self._next(flush_at_s - self._clock() if unflushed else None)
-            if item is None and self._is_drained():
-                break
+            item = self._next(None if flush_at_s is None else flush_at_s - self._clock())
             now_s = self._clock()
             if item is not None:
-                if not unflushed:
-                    flush_at_s, unflushed = now_s + self._flush_every_s, True
+                if flush_at_s is None:
+                    flush_at_s = now_s + self._flush_every_s
                 self._bag.write(*item)
                 if self._on_message is not None:
                     self._on_message(*item)
                 with self._changed:
                     self._queued_bytes -= len(item[1]) + OVERHEAD_BYTES
-            if unflushed and now_s >= flush_at_s:
-                self._bag.flush()
-                unflushed = False
-        self._bag.flush()
+            elif self._is_done():
+                break
+            if flush_at_s is not None and now_s >= flush_at_s:
+                self._bag.close_chunk()
+                self._sync_wanted.set()
+                flush_at_s = None
+        self._bag.close_chunk()
 
     def _next(self, patience_s: float | None) -> _Item | None:
-        """Wait for a message; None when it is time to flush, or when all is written."""
+        """Wait for a message; None when it is time to flush, or when there will be no more."""
         with self._changed:
             self._changed.wait_for(
-                lambda: self._queue or self._closing is not None,
+                lambda: self._queue or self._closing is not None or self._failure is not None,
                 None if patience_s is None else max(0.0, patience_s),
             )
-            return self._queue.popleft() if self._queue else None
+            return self._queue.popleft() if self._queue and self._failure is None else None
 
-    def _is_drained(self) -> bool:
+    def _is_done(self) -> bool:
         with self._changed:
-            return self._closing is not None and not self._queue
+            return self._failure is not None or (self._closing is not None and not self._queue)
 
     def _fail(self, error: BaseException) -> None:
         with self._changed:
-            self._failure = str(error) if isinstance(error, OSError) else repr(error)
-            self._queue.clear()
-            self._queued_bytes = 0
+            # The first one tells why; what follows from it does not.
+            reason = str(error) if isinstance(error, OSError) else repr(error)
+            self._failure = self._failure or reason
+            self._changed.notify()
 
     def _finish(self) -> None:
         """Finish the bag when asked to."""
         with self._changed:
+            self._queue.clear()
+            self._queued_bytes = 0
             self._changed.wait_for(lambda: self._closing is not None)
             custom_data = self._closing or {}
         try:
