@@ -6,12 +6,10 @@ brings along (`cpu` or `cuda`), since what a GPU trains in an hour a CPU does no
 
 from dataclasses import dataclass, field
 from pathlib import Path
-import re
 from typing import Any, Literal
 
 from vqbet_ros.errors import ConfigError
-from vqbet_ros.structured import from_mapping, load_yaml
-import yaml
+from vqbet_ros.structured import from_mapping, load_yaml, merged, nested
 
 Outcome = Literal['success', 'failure', 'unmarked', 'incomplete']
 """How a demonstration ended; `incomplete` where the recorder was killed before it could say."""
@@ -78,6 +76,8 @@ class ModelConfig:
         head_hidden: Hidden width of the heads; null for linear heads.
         code_mode: `joint`, or `sequential`: the secondary code given the primary one.
         normalisation: Of states and actions.
+        relative_actions: Whether chunks are learned relative to the measured positions at the time
+            of the observation. The policy still takes and gives what the spec says.
         temperature: Of drawing codes in use; 0 takes the most probable ones. It decides nothing in
             training.
     """
@@ -101,6 +101,7 @@ class ModelConfig:
     head_hidden: int | None = None
     code_mode: Literal['joint', 'sequential'] = 'joint'
     normalisation: Literal['min_max', 'mean_std'] = 'min_max'
+    relative_actions: bool = False
     temperature: float = 0.0
     vision: VisionConfig = field(default_factory=VisionConfig)
 
@@ -119,6 +120,8 @@ class ModelConfig:
         )
         _at_least(0, goal_steps=self.goal_steps, temperature=self.temperature)
         _within(0, 1, dropout=self.dropout)
+        if self.relative_actions and not self.state:
+            raise ValueError('relative_actions: true needs state: true')
         if self.width % self.heads:
             raise ValueError(f'width {self.width} is no multiple of heads {self.heads}')
 
@@ -256,14 +259,14 @@ class TrainConfig:
         """
         mapping = load_yaml(path)
         budgets = _budgets(mapping.pop('budgets', {}), path)
-        own = _merged(mapping, budgets.get(device, {}))
+        own = merged(mapping, budgets.get(device, {}))
         for override in overrides:
-            own = _merged(own, _nested(override))
+            own = merged(own, nested(override))
         config = from_mapping(cls, own, ' --set '.join([str(path), *overrides]))
         for other, budget in budgets.items():
             # A slip in another device's budget is told here, not where that device is at hand.
             if other != device:
-                from_mapping(cls, _merged(mapping, budget), f'{path} with the budget of {other}')
+                from_mapping(cls, merged(mapping, budget), f'{path} with the budget of {other}')
         return config
 
 
@@ -274,27 +277,3 @@ def _budgets(value: Any, path: str | Path) -> dict[str, dict[str, Any]]:
         if not isinstance(budget, dict):
             raise ConfigError(f'{path}: budgets.{device} must be a mapping, got {budget!r}')
     return value
-
-
-def _nested(override: str) -> dict[str, Any]:
-    key, equals, text = override.partition('=')
-    if not equals or not key:
-        raise ConfigError(f'--set {override}: expected key=value, for example policy.steps=1000')
-    try:
-        value: Any = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f'--set {override}: the value is not valid YAML: {error}') from error
-    if isinstance(value, str) and re.fullmatch(r'[-+]?\d+(\.\d*)?[eE][-+]?\d+', value):
-        value = float(value)  # YAML 1.1 takes 1e-4 for text; nobody who types it means that
-    for part in reversed(key.split('.')):
-        value = {part: value}
-    return value  # type: ignore[no-any-return]
-
-
-def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    result = dict(base)
-    for key, value in over.items():
-        old = result.get(key)
-        both = isinstance(value, dict) and isinstance(old, dict)
-        result[key] = _merged(old, value) if both else value  # type: ignore[arg-type]
-    return result

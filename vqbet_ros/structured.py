@@ -8,6 +8,7 @@ dict[str, X] and dataclasses.
 import dataclasses
 import difflib
 from pathlib import Path
+import re
 import types
 import typing
 from typing import Any, TypeVar
@@ -69,6 +70,36 @@ def did_you_mean(word: str, known: typing.Iterable[str]) -> str:
     """Return ` (did you mean 'x'?)` for the closest known word, or an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean '{close[0]}'?)" if close else ''
+
+
+def nested(override: str) -> dict[str, Any]:
+    """Turn 'a.b=1', as it follows --set, into {'a': {'b': 1}}; the value is read as YAML.
+
+    Raises:
+        ConfigError: There is no key, no equals sign, or the value is no YAML.
+    """
+    key, equals, text = override.partition('=')
+    if not equals or not key:
+        raise ConfigError(f'--set {override}: expected key=value, for example policy.steps=1000')
+    try:
+        value: Any = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f'--set {override}: the value is not valid YAML: {error}') from error
+    if isinstance(value, str) and re.fullmatch(r'[-+]?\d+(\.\d*)?[eE][-+]?\d+', value):
+        value = float(value)  # YAML 1.1 takes 1e-4 for text; nobody who types it means that
+    for part in reversed(key.split('.')):
+        value = {part: value}
+    return value  # type: ignore[no-any-return]
+
+
+def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Lay one mapping over another, key by key at every depth; neither is changed."""
+    result = dict(base)
+    for key, value in over.items():
+        old = result.get(key)
+        both = isinstance(value, dict) and isinstance(old, dict)
+        result[key] = merged(old, value) if both else value  # type: ignore[arg-type]
+    return result
 
 
 def _convert(kind: Any, value: Any, at: str, problems: list[str]) -> Any:

@@ -70,6 +70,7 @@ class Policy(nn.Module):
             Normalizer(stats['state'], config.normalisation) if state_dim else None
         )
         self.normalize_action = Normalizer(stats['action'], config.normalisation)
+        self.measured = measured_columns(spec) if config.relative_actions else None
         self.vqbet = VQBeT(
             tokenizer=ActionTokenizer(
                 chunk=config.chunk,
@@ -118,6 +119,26 @@ class Policy(nn.Module):
             state = self.normalize_state(state)
         return Steps(features, state, present)
 
+    def to_model(self, actions: Tensor, state: Tensor) -> Tensor:
+        """Turn chunks (..., W, A) in the robot's units into what the tokenizer takes.
+
+        Args:
+            actions: The chunks.
+            state: (..., S) in the robot's units, at each chunk's observation.
+        """
+        if self.measured is not None:
+            actions = actions - state[..., None, self.measured]
+        normal: Tensor = self.normalize_action(actions)
+        return normal
+
+    def to_robot(self, chunks: Tensor, state: Tensor | None) -> Tensor:
+        """Undo `to_model`; the state may be None where actions are not relative to it."""
+        actions = self.normalize_action.inverse(chunks)
+        if self.measured is not None:
+            assert state is not None, 'relative actions need the state'
+            actions = actions + state[..., None, self.measured]
+        return actions
+
     def act(
         self,
         features: Tensor | None,
@@ -147,6 +168,26 @@ class Policy(nn.Module):
             target = self.steps(goal.features, goal.state, goal.present)
         hidden = self.vqbet(self.steps(features, state, present), target)[:, -1]  # (B, D)
         decoded = self.vqbet.decode(hidden, temperature, noise)
-        return Decoded(
-            self.normalize_action.inverse(decoded.actions), decoded.codes, decoded.probabilities
+        actions = self.to_robot(decoded.actions, None if state is None else state[:, -1])
+        return Decoded(actions, decoded.codes, decoded.probabilities)
+
+
+def measured_columns(spec: RobotSpec) -> list[int]:
+    """Find the state channel that measures the position of each action channel.
+
+    Raises:
+        ValueError: An action is not absolute, or its position is not measured.
+    """
+    if spec.action.reference != 'absolute':
+        raise ValueError(
+            'relative_actions needs absolute actions in the spec, got reference '
+            f'{spec.action.reference}'
         )
+    wanted = [f'{name}/position' for name in spec.action_names]
+    missing = [name for name in wanted if name not in spec.state_names]
+    if missing:
+        raise ValueError(
+            f'relative_actions needs the state to hold {", ".join(missing)}; '
+            f'it holds {", ".join(spec.state_names) or "nothing"}'
+        )
+    return [spec.state_names.index(name) for name in wanted]

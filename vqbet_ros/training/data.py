@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from vqbet_ros.config import TrainConfig
 from vqbet_ros.data.store import Dataset
-from vqbet_ros.data.windows import frame_table, FrameTable, Rows, split_episodes
+from vqbet_ros.data.windows import frame_table, FrameTable, Rows, split_episodes, windows
 from vqbet_ros.errors import BadDataset
 from vqbet_ros.policy.normalizer import Stats
+from vqbet_ros.policy.policy import measured_columns
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +86,8 @@ def load_data(dataset: Dataset, config: TrainConfig, device: torch.device) -> Tr
     if dataset.targets is not None:
         arrays['targets'] = dataset.targets
     stats = {name: Stats.of(array[train.at]) for name, array in arrays.items()}
+    if config.model.relative_actions:
+        stats['action'] = _relative_stats(dataset, train, config.model.chunk)
     tensors = {name: torch.from_numpy(np.array(a)).to(device) for name, a in arrays.items()}
     return TrainingData(
         dataset=dataset,
@@ -96,3 +99,12 @@ def load_data(dataset: Dataset, config: TrainConfig, device: torch.device) -> Tr
         stats=stats,
         device=device,
     )
+
+
+def _relative_stats(dataset: Dataset, frames: FrameTable, chunk: int) -> Stats:
+    """Fit the statistics of whole chunks relative to the positions measured at their start."""
+    rows = windows(frames, 1, chunk)
+    whole = rows.mask[:, 0].all(axis=1)
+    actions = dataset.action[rows.actions[whole, 0]]  # (M, W, A)
+    measured = dataset.state[frames.at[whole]][:, measured_columns(dataset.spec)]  # (M, A)
+    return Stats.of((actions - measured[:, None]).reshape(-1, actions.shape[-1]))  # (M*W, A)

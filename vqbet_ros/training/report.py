@@ -125,8 +125,9 @@ def measure(policy: Policy, data: TrainingData) -> Measured:
     """Measure a policy on a training's data; see `Measured`."""
     held_out = len(data.val) > 0
     chunk, tokenizer = policy.config.chunk, policy.vqbet.tokenizer
-    train_rows, _ = _whole_chunks(data.train, chunk)
-    codes = tokenizer.encode(policy.normalize_action(data.action[train_rows]))  # (M, G)
+    train_rows, train_frames = _whole_chunks(data.train, chunk)
+    chunks = policy.to_model(data.action[train_rows], data.state[train_frames.at])  # (M, W, A)
+    codes = tokenizer.encode(chunks)  # (M, G)
     counts = torch.stack(
         [torch.bincount(layer, minlength=tokenizer.codebook_size) for layer in codes.T]
     )  # (G, C)
@@ -137,12 +138,12 @@ def measure(policy: Policy, data: TrainingData) -> Measured:
     taken = np.linspace(0, len(frames) - 1, min(FRAMES[bool(data.cameras)], len(frames)))
     index = taken.astype(np.int64)
     rows, frames = rows[index], frames.take(index)
-    recorded = data.action[rows]  # (M, W, A)
-    decoded = tokenizer.decode(tokenizer.encode(policy.normalize_action(recorded)))
+    recorded, state = data.action[rows], data.state[frames.at]  # (M, W, A), (M, S)
+    decoded = tokenizer.decode(tokenizer.encode(policy.to_model(recorded, state)))
     predicted = _predict(policy, data, frames)  # (M, W, A)
     errors = [
         (guess - recorded).abs().mean((0, 1)).double().numpy()
-        for guess in (policy.normalize_action.inverse(decoded), predicted)
+        for guess in (policy.to_robot(decoded, state), predicted)
     ]
     shown = np.linspace(0, len(frames) - 1, min(SAMPLES, len(frames))).astype(np.int64)
     step = frames.at - frames.start

@@ -81,7 +81,8 @@ class PolicyTraining:
         settings, device = self.settings, self.data.device
         rows = windows(frames, self.model.history, self.model.chunk)
         present = torch.from_numpy(rows.present).to(device)
-        actions = self.policy.normalize_action(self.data.action[rows.actions])  # (B, h, W, A)
+        actions = self.data.action[rows.actions]  # (B, h, W, A)
+        actions = self.policy.to_model(actions, self.data.state[rows.observed])
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
             observed = self._steps(rows.observed, present, training)
             goal = None
