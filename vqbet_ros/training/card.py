@@ -10,7 +10,8 @@ def model_card(policy: Policy, training: Mapping[str, Any]) -> str:
     """Write the card's Markdown from the policy and how it was trained."""
     spec, model = policy.spec, policy.config
     cameras = ', '.join(f'{c.name} {c.height}x{c.width}' for c in spec.cameras) or 'none'
-    actions = f'{", ".join(spec.action_names)} ({spec.action.reference}, {spec.action.unit})'
+    learned = ', learned relative to the measured position' if model.relative_actions else ''
+    how = f'{spec.action.reference}, {spec.action.unit}{learned}'
     data = training['dataset']
     trained = f'phase {training["phase"]}, step {training["step"]}, on {training["device"]}'
     parameters = sum(p.numel() for p in policy.parameters())
@@ -22,7 +23,7 @@ def model_card(policy: Policy, training: Mapping[str, Any]) -> str:
         f'| robot | {spec.robot}, {spec.rate_hz:g} Hz |',
         f'| cameras | {cameras} |',
         f'| state | {", ".join(spec.state_names) if model.state else "not used"} |',
-        f'| action | {actions} |',
+        f'| action | {", ".join(spec.action_names)} ({how}) |',
         f'| history, chunk | {model.history}, {model.chunk} steps |',
         f'| goal | {f"{model.goal_steps} frames, optional" if model.goal_steps else "none"} |',
         f'| parameters | {parameters:,} |',
