@@ -129,6 +129,13 @@ class CameraSpec(_Timed):
         """The stream's name."""
         return self.name
 
+    @property
+    def compressed(self) -> 'CameraSpec':
+        """The same camera where image_transport publishes its raw images compressed."""
+        if self.type != IMAGE:
+            return self
+        return dataclasses.replace(self, type=COMPRESSED_IMAGE, topic=f'{self.topic}/compressed')
+
 
 @dataclass(frozen=True)
 class StateSpec(_Timed):

@@ -220,12 +220,95 @@ def test_a_stream_of_bad_messages_keeps_the_robot_stopped(buffer):
 def test_what_is_not_as_the_spec_says_is_a_bad_message(buffer, stream, payload, text):
     put_camera(buffer, 0)
     put_joints(buffer, 0, 80)
-    buffer.put(stream, T + 100 * MS, 0, payload)
-    buffer.put(JOINTS, T + 100 * MS, 0, 100.0)
-    buffer.put('top', T + 100 * MS, 0, 1)
+    for name, good in ((JOINTS, 100.0), ('top', 1)):
+        buffer.put(name, T + 100 * MS, 0, payload if name == stream else good)
     result = buffer.observe(T + 100 * MS, 1)
     assert isinstance(result, list)
     assert [(r.stream, r.detail) for r in result] == [(stream, text)]
+
+
+X: list[float] = [1.0, np.nan]
+Y: list[float] = [np.nan, 2.0]
+
+
+def put_parts(buffer, *stamps_ms):
+    """Put x at each time and y 2 ms later, each in a message of its own."""
+    for ms in stamps_ms:
+        buffer.put(JOINTS, T + ms * MS, 0, [float(ms), np.nan])
+        buffer.put(JOINTS, T + (ms + 2) * MS, 0, [np.nan, float(ms + 2)])
+
+
+def test_joints_that_come_in_messages_of_their_own_are_merged(buffer):
+    put_camera(buffer, 0, 100)
+    put_parts(buffer, *range(0, 101, 20))
+    observation = observed(buffer, 110, history=2)
+    assert observation.stamp_ns == T + 100 * MS
+    np.testing.assert_array_equal(observation.state[1], [100, 100])
+    assert observation.valid.tolist() == [False, True]  # y was not known before 2 ms
+    assert buffer.counts()[JOINTS].bad == 0
+
+
+def test_the_newest_time_is_the_one_up_to_which_every_joint_is_known(buffer):
+    put_camera(buffer, 0, 100)
+    put_parts(buffer, *range(0, 81, 20))
+    buffer.put(JOINTS, T + 100 * MS, 0, [100.0, np.nan])
+    observation = observed(buffer, 110, history=1)
+    assert observation.stamp_ns == T + 82 * MS
+    np.testing.assert_array_equal(observation.state, [[82, 82]])
+
+
+def test_parts_of_a_state_may_bear_one_stamp(buffer):
+    put_camera(buffer, 0, 100)
+    for ms in (0, 50, 100):
+        assert buffer.put(JOINTS, T + ms * MS, 0, X)
+        assert buffer.put(JOINTS, T + ms * MS, 0, Y)
+    np.testing.assert_array_equal(observed(buffer, 110, history=1).state, [[1, 2]])
+
+
+def test_parts_that_follow_each_other_closely_are_not_thinned_out(buffer):
+    for ms in range(0, 3001, 20):
+        if ms % 100 == 0:
+            put_camera(buffer, ms)
+        put_parts(buffer, ms)
+    observation = observed(buffer, 3002, history=5)
+    assert observation.valid.all()
+    np.testing.assert_allclose(observation.state[:, 1], [2600, 2700, 2800, 2900, 3000])
+
+
+def test_a_joint_that_falls_silent_stops_the_robot_although_others_go_on(buffer):
+    put_parts(buffer, *range(0, 201, 20))
+    for ms in range(0, 401, 20):
+        if ms % 100 == 0:
+            put_camera(buffer, ms)
+        if ms > 200:
+            buffer.put(JOINTS, T + ms * MS, 0, [float(ms), np.nan])
+        buffer.observe(T + ms * MS, 1)
+    expected = ['/joint_states: no data (y/position: in none of the newest messages)']
+    assert [str(r) for r in buffer.check(T + 400 * MS)] == expected
+    assert [str(r) for r in buffer.observe(T + 400 * MS, 1)] == expected
+    put_parts(buffer, 420, 440)
+    put_camera(buffer, 440)
+    observed(buffer, 450, history=1)
+    assert buffer.check(T + 450 * MS) == []
+
+
+def test_a_joint_of_which_no_message_speaks_is_named(buffer):
+    put_camera(buffer, 0, 100)
+    for ms in range(0, 101, 20):
+        buffer.put(JOINTS, T + ms * MS, 0, X)
+    result = buffer.observe(T + 110 * MS, 1)
+    assert [str(r) for r in result] == [
+        '/joint_states: no data (y/position: in none of the newest messages)'
+    ]
+    assert buffer.check(T + 110 * MS) == result
+
+
+def test_held_numbers_stay_until_the_next_one(decoders):
+    part = dataclasses.replace(SPEC.state[0], hold=('y',))
+    buffer = ObservationBuffer(dataclasses.replace(SPEC, state=(part,)), decoders.table, 1)
+    put_camera(buffer, 107)
+    put_joints(buffer, 0, 140)
+    np.testing.assert_array_equal(observed(buffer, 150, history=1).state, [[107, 100]])
 
 
 def test_messages_without_a_readable_stamp_are_counted(buffer):
@@ -344,7 +427,7 @@ def test_memory_is_bounded_and_the_history_whole_when_a_publisher_is_too_fast(bu
     for tenth_ms in range(100_001):  # 10 kHz, the spec says 50 Hz
         buffer.put(JOINTS, T + tenth_ms * MS // 10, 0, tenth_ms / 10)
     horizon_s = 0.5 + 2 * 0.25  # the history, and twice the oldest that a sample may be
-    assert len(buffer._streams[JOINTS].samples) <= 8 * 50 * horizon_s + 2
+    assert len(buffer._streams[JOINTS].samples) <= 8 * 50 * (horizon_s + 0.1) + 2
     assert len(buffer._streams['top'].samples) == 10 * horizon_s + 1
     observation = observed(buffer, 10_000, history=5)
     assert observation.valid.all()

@@ -6,7 +6,7 @@ A bag is a directory with metadata.yaml, or one bare .mcap or .db3 file. Message
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import hashlib
 from pathlib import Path
 
@@ -100,12 +100,23 @@ class Bag:
         text = self.custom_data.get(SPEC_KEY)
         return None if text is None else RobotSpec.from_text(text, f'the spec in {self.path}')
 
-    def require(self, spec: RobotSpec) -> None:
+    def require(self, spec: RobotSpec) -> RobotSpec:
         """Check that the bag has what a spec asks for.
+
+        Returns:
+            The spec with the topics as they are in the bag: raw cameras may have been recorded
+            compressed.
 
         Raises:
             BadBag: Lists every topic that is missing, empty or of another type.
         """
+        cameras = tuple(
+            camera.compressed
+            if camera.topic not in self.topics and camera.compressed.topic in self.topics
+            else camera
+            for camera in spec.cameras
+        )
+        spec = replace(spec, cameras=cameras)
         problems = []
         for topic, type_name in spec.recorded_topics.items():
             found = self.topics.get(topic)
@@ -117,13 +128,12 @@ class Bag:
                 problems.append(f'{topic}: in the bag, but without a single message')
         if problems:
             known = ', '.join(f'{name} ({topic.type})' for name, topic in self.topics.items())
-            raise BadBag(
-                listed(
-                    f"{self.path} lacks what the spec of '{spec.robot}' names; it holds "
-                    f'{known or "no topic"}. Give the right spec with --spec, or record again',
-                    problems,
-                )
+            title = (
+                f"{self.path} lacks what the spec of '{spec.robot}' names; it holds "
+                f'{known or "no topic"}. Give the right spec with --spec, or record again'
             )
+            raise BadBag(listed(title, problems))
+        return spec
 
     def files(self) -> tuple[Path, ...]:
         """Return the files that hold messages, in the order of their names."""

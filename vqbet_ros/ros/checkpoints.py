@@ -6,7 +6,7 @@ from typing import Any
 
 from vqbet_ros.data.goals import read_goal
 from vqbet_ros.errors import ConfigError
-from vqbet_ros.spec import IMAGE, RobotSpec
+from vqbet_ros.spec import RobotSpec
 
 
 def load_engine(checkpoint: str, device: str, threads: int | None) -> Any:
@@ -58,15 +58,7 @@ def robot_spec(checkpoint: RobotSpec, path: str, *, compressed: bool) -> RobotSp
         checkpoint.require_equal(spec)
     if not compressed:
         return spec
-    cameras = tuple(
-        dataclasses.replace(
-            camera, type='sensor_msgs/msg/CompressedImage', topic=f'{camera.topic}/compressed'
-        )
-        if camera.type == IMAGE
-        else camera
-        for camera in spec.cameras
-    )
-    return dataclasses.replace(spec, cameras=cameras)
+    return dataclasses.replace(spec, cameras=tuple(c.compressed for c in spec.cameras))
 
 
 def apply_goal(engine: Any, goal: str) -> None:

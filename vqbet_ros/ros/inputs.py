@@ -3,28 +3,34 @@
 from collections.abc import Mapping
 from typing import Any
 
+from geometry_msgs.msg import PoseStamped, TwistStamped
 from rclpy.node import Node
-from sensor_msgs.msg import CompressedImage, Image, JointState
+from sensor_msgs.msg import CompressedImage, Image, JointState, Joy
 from std_msgs.msg import Float64MultiArray
 from vqbet_ros.data.messages import header_stamp_ns
 from vqbet_ros.errors import BadMessage
-from vqbet_ros.ros import qos
-from vqbet_ros.ros.arrivals import Arrivals, HAS_MESSAGE_INFO
-from vqbet_ros.ros.pipeline import Pipeline
-from vqbet_ros.spec import (
-    CameraSpec,
+from vqbet_ros.message_types import (
     COMPRESSED_IMAGE,
     FLOAT64_MULTI_ARRAY,
     IMAGE,
     JOINT_STATE,
-    StateSpec,
+    JOY,
+    POSE_STAMPED,
+    TWIST_STAMPED,
 )
+from vqbet_ros.ros import qos
+from vqbet_ros.ros.arrivals import Arrivals, HAS_MESSAGE_INFO
+from vqbet_ros.ros.pipeline import Pipeline
+from vqbet_ros.spec import CameraSpec, StateSpec
 
 _TYPES = {
     IMAGE: Image,
     COMPRESSED_IMAGE: CompressedImage,
     JOINT_STATE: JointState,
     FLOAT64_MULTI_ARRAY: Float64MultiArray,
+    POSE_STAMPED: PoseStamped,
+    TWIST_STAMPED: TwistStamped,
+    JOY: Joy,
 }
 
 

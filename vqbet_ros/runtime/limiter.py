@@ -30,6 +30,9 @@ class Limiter:
             for kind in ('velocity', 'acceleration', 'jerk')
             if (value := getattr(limits, kind)) is not None
         ]
+        if action.kind != 'joints' or action.gripper is not None:
+            what = 'a gripper of its own' if action.kind == 'joints' else f"kind '{action.kind}'"
+            problems.append(f'action: got {what}, but only joints can be commanded as yet')
         if action.reference != 'absolute':
             problems.append(f"action.reference: got '{action.reference}', expected 'absolute'")
         if problems:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from vqbet_ros.errors import BadMessage
+from vqbet_ros.message_types import JOINT_STATE
 from vqbet_ros.runtime.gate import age_ns, Reason
 from vqbet_ros.runtime.sampling import Missing, Read, Step, step_at
 from vqbet_ros.runtime.stream import decode, Decoder, Sample, Stream, StreamCounts
@@ -88,10 +89,15 @@ class ObservationBuffer:
         self._history = history
         self._jitter_ns = jitter_ns
         self._start_ns: int | None = None
-        # Steps go back from the stream that lags most, and a step's sample may be as old again.
-        slack_ns = 2 * max(part.max_age_ns for part in spec.streams)
+        # Steps go back from the stream that lags most, and a step's sample may be as old again;
+        # where a state comes in parts, the oldest part once more.
+        slack_ns = history * spec.period_ns + 2 * max(part.max_age_ns for part in spec.streams)
         self._streams = {
-            part.stream: Stream(part, decoders[part.type], history * spec.period_ns + slack_ns)
+            part.stream: Stream(
+                part,
+                decoders[part.type],
+                slack_ns + (part.max_age_ns if part.type == JOINT_STATE else 0),
+            )
             for part in spec.streams
         }
         self._readers = {name: self._reader(stream) for name, stream in self._streams.items()}
@@ -123,7 +129,7 @@ class ObservationBuffer:
             if self._start_ns is not None and sample_ns < self._start_ns:
                 target.counts.before_reset += 1
                 return False
-            if target.newest_ns is not None and sample_ns <= target.newest_ns:
+            if target.is_stale(sample_ns):
                 target.counts.not_newer += 1
                 return False
             target.append(Sample(sample_ns, payload))
@@ -191,11 +197,17 @@ class ObservationBuffer:
             taken = {name: tuple(stream.samples) for name, stream in self._streams.items()}
         t_obs_ns = min(samples[-1].stamp_ns for samples in taken.values())
         newest = self._step(taken, t_obs_ns, t_obs_ns)
+        silent = dict(newest.silent) if isinstance(newest, Missing) else {}
         # Of a stream whose messages bring some joints each, the last to come is decisive.
         while isinstance(newest, Missing) and newest.until_ns is not None:
             t_obs_ns = newest.until_ns
             newest = self._step(taken, t_obs_ns, t_obs_ns)
-        return self._observation(taken, newest, t_obs_ns, now_ns, history)
+        with self._lock:
+            for name, stream in self._streams.items():
+                stream.silence = silent.get(name)
+            checks = [stream.check_silence(now_ns) for stream in self._streams.values()]
+        reasons = [reason for reason in checks if reason is not None]
+        return reasons or self._observation(taken, newest, t_obs_ns, now_ns, history)
 
     def observe_at(self, time_ns: int, now_ns: int, history: int) -> Observation | list[Reason]:
         """Make the observation of a given time, as `observe` would if it were the newest.

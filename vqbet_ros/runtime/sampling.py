@@ -8,7 +8,7 @@ C: channels of one stream, S: channels of the whole state.
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from vqbet_ros.errors import BadMessage
 from vqbet_ros.message_types import POSE_STAMPED, POSITION
 from vqbet_ros.runtime.gate import Reason, ReasonKind
 from vqbet_ros.runtime.rotation import slerp
-from vqbet_ros.runtime.stream import Sample, stamp_of
+from vqbet_ros.runtime.stream import Sample, Silence, stamp_of
 from vqbet_ros.spec import CameraSpec, RobotSpec, StateSpec
 
 Read = Callable[[Sample], None]
@@ -48,23 +48,29 @@ class Missing:
 
     Attributes:
         reasons: All of them.
-        until_ns: The newest time at which there can be one as yet, where all that is missing is
-            yet to come: the part of a stream whose messages bring only some channels each.
+        silent: Of streams whose messages bring some channels each, what has not come (yet).
     """
 
     reasons: tuple[Reason, ...]
-    until_ns: int | None = None
+    silent: Mapping[str, Silence] = field(default_factory=dict)
 
     @property
     def bad(self) -> tuple[Reason, ...]:
         """Those that are about messages that cannot be decoded."""
         return tuple(r for r in self.reasons if r.kind is ReasonKind.BAD_MESSAGE)
 
+    @property
+    def until_ns(self) -> int | None:
+        """The newest time at which there may be a step, if all that is missing may still come."""
+        known = [silence.until_ns for silence in self.silent.values()]
+        times = [time for time in known if time is not None]
+        return min(times) if len(times) == len(self.reasons) else None
+
 
 @dataclass(frozen=True)
 class _Gap:
     detail: str
-    until_ns: int | None = None
+    silence: Silence | None = None
 
 
 def step_at(
@@ -91,7 +97,7 @@ def step_at(
     if gaps:
         return Missing(tuple(gaps))
     reasons: list[Reason] = []
-    until_ns: list[int | None] = []
+    silent: dict[str, Silence] = {}
     frames: dict[str, Sample] = {}
     stamps_ns: dict[str, int] = {}
     state = np.zeros(spec.state_dim)
@@ -110,14 +116,14 @@ def step_at(
             continue
         if isinstance(found, _Gap):
             reasons.append(Reason(ReasonKind.GAP, found.detail, stream))
-            until_ns.append(found.until_ns)
+            if found.silence is not None:
+                silent[stream] = found.silence
             continue
         values, stamps_ns[stream] = found
         state[column : column + len(values)] = values
         column += len(values)
     if reasons:
-        waiting = [time for time in until_ns if time is not None]
-        return Missing(tuple(reasons), min(waiting) if len(waiting) == len(reasons) else None)
+        return Missing(tuple(reasons), silent)
     return Step(frames, state, stamps_ns)
 
 
@@ -138,7 +144,9 @@ def vector_at(
     before, before_ns = _collect(samples, range(last, -1, -1), part, time_ns, read)
     lacking = np.isnan(before)
     if lacking.any():
-        return _Gap(_lacking(part, lacking))
+        names = _names(part, lacking)
+        last_ms = f'in no message of the {part.max_age_s * 1e3:.0f} ms before'
+        return _Gap(f'{names}: {last_ms}', Silence(names))
     oldest_ns = int(before_ns.min())
     later = ~np.array(part.held) & (before_ns < time_ns)
     if not later.any():
@@ -148,13 +156,13 @@ def vector_at(
     )
     lacking = later & np.isnan(after)
     if lacking.any():
+        names, until_ns = _names(part, lacking), int(before_ns[lacking].min())
         # What may still come is no gap yet: then the time is only too new for these channels.
-        limit_ns = before_ns[lacking].min() + part.max_age_ns
-        waiting = samples[-1].stamp_ns <= limit_ns
-        return _Gap(_lacking(part, lacking), int(before_ns[lacking].min()) if waiting else None)
+        waiting = samples[-1].stamp_ns <= until_ns + part.max_age_ns
+        return _Gap(f'{names}: {_apart(part)}', Silence(names, until_ns) if waiting else None)
     far = later & (after_ns - before_ns > part.max_age_ns)
     if far.any():
-        return _Gap(_lacking(part, far))
+        return _Gap(f'{_names(part, far)}: {_apart(part)}')
     after, after_ns = np.where(later, after, before), np.where(later, after_ns, before_ns + 1)
     weight = np.where(later, (time_ns - before_ns) / (after_ns - before_ns), 0.0)  # (C,)
     values = before + weight * (after - before)
@@ -225,6 +233,5 @@ def _apart(part: CameraSpec | StateSpec) -> str:
     return f'its samples near that time are missing or more than {limit} apart'
 
 
-def _lacking(part: StateSpec, lacking: NDArray[np.bool_]) -> str:
-    names = ', '.join(name for name, no in zip(part.channels, lacking, strict=True) if no)
-    return f'{names}: {_apart(part)}'
+def _names(part: StateSpec, chosen: NDArray[np.bool_]) -> str:
+    return ', '.join(name for name, yes in zip(part.channels, chosen, strict=True) if yes)

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Any
 
@@ -44,6 +44,19 @@ class Sample:
     problem: str | None = None
 
 
+@dataclass(frozen=True)
+class Silence:
+    """Channels that the messages near a time do not speak of, though there are messages.
+
+    Attributes:
+        names: The channels.
+        until_ns: Up to when they are known; None if they are not known at all.
+    """
+
+    names: str
+    until_ns: int | None = None
+
+
 @dataclass
 class StreamCounts:
     """What happened to a stream's messages so far.
@@ -73,6 +86,7 @@ class Stream:
         spec: The stream's part of the robot's spec.
         decoder: Decodes its payloads.
         horizon_ns: How far back samples are kept.
+        silence: Channels that the newest messages did not speak of, when last somebody looked.
     """
 
     spec: CameraSpec | StateSpec
@@ -81,6 +95,7 @@ class Stream:
     counts: StreamCounts = field(default_factory=StreamCounts)
     newest_ns: int | None = None  # of all stamps since the start, forgotten ones too
     samples: deque[Sample] = field(default_factory=deque)
+    silence: Silence | None = None
     _bad_text: str | None = None  # why the last decoded message could not be used
     _good_ns: int | None = None  # stamp of the newest message that was decoded
 
@@ -88,10 +103,11 @@ class Stream:
         """Keep a sample that is newer than all others; let go what nobody will ask for."""
         self.newest_ns = sample.stamp_ns
         # A publisher much faster than its spec is thinned out, so that memory stays bounded and
-        # the history whole: the last sample goes if it is close to the one before it.
-        if len(self.samples) > 1:
-            gap_ns = self.samples[-1].stamp_ns - self.samples[-2].stamp_ns
-            if gap_ns * self.spec.rate_hz * MAX_RATE_RATIO < 1e9:
+        # the history whole: the last sample goes if too many are as new. A few close ones stay:
+        # they may be parts of one state.
+        if len(self.samples) > MAX_RATE_RATIO:
+            span_ns = self.samples[-1].stamp_ns - self.samples[-1 - MAX_RATE_RATIO].stamp_ns
+            if span_ns * self.spec.rate_hz < 1e9:
                 self.samples.pop()
         self.samples.append(sample)
         # One sample beyond the horizon stays, to interpolate from.
@@ -110,7 +126,7 @@ class Stream:
     def forget_all(self) -> None:
         """Begin anew, as after a clock was set back."""
         self.samples.clear()
-        self.newest_ns = self._good_ns = self._bad_text = None
+        self.newest_ns = self._good_ns = self._bad_text = self.silence = None
 
     def note_good(self, sample: Sample) -> None:
         """Take note of a sample that was decoded."""
@@ -136,10 +152,32 @@ class Stream:
         newest_ns = self.samples[-1].stamp_ns if self.samples else None
         if self._bad_text is not None and not trust_undecoded:
             newest_ns = self._good_ns
-        reason = check_age(self.spec.stream, newest_ns, now_ns, self.spec.max_age_ns)
+        reason = self._check_age(newest_ns, now_ns)
         if reason is not None and self._bad_text is not None:
             return Reason(ReasonKind.BAD_MESSAGE, self._bad_text, self.spec.stream)
-        return reason
+        return reason if reason is not None or trust_undecoded else self.check_silence(now_ns)
+
+    def check_silence(self, now_ns: int) -> Reason | None:
+        """Say which channels are too old now, though messages come, or None."""
+        if self.silence is None:
+            return None
+        reason = self._check_age(self.silence.until_ns, now_ns)
+        if reason is None:
+            return None
+        absent = self.silence.until_ns is None
+        detail = 'in none of the newest messages' if absent else reason.detail
+        return replace(reason, detail=f'{self.silence.names}: {detail}')
+
+    def is_stale(self, stamp_ns: int) -> bool:
+        """Tell whether a message brings nothing after those that are there."""
+        if self.newest_ns is None:
+            return False
+        # Parts of one state may bear one stamp.
+        parts = self.spec.type == JOINT_STATE
+        return stamp_ns < self.newest_ns or (stamp_ns == self.newest_ns and not parts)
+
+    def _check_age(self, stamp_ns: int | None, now_ns: int) -> Reason | None:
+        return check_age(self.spec.stream, stamp_ns, now_ns, self.spec.max_age_ns)
 
 
 def decode(sample: Sample, spec: CameraSpec | StateSpec, decoder: Decoder) -> None:
