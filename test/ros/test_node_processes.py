@@ -1,8 +1,6 @@
 """The nodes as programs: they start by themselves, do their work, and end on a signal."""
 
 import signal
-import subprocess
-import sys
 
 import pytest
 
@@ -13,28 +11,6 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 
 TARGET = [100.0, 400.0]
-
-
-@pytest.fixture
-def start(graph, monkeypatch):
-    """Start a node as a process in the test's own graph."""
-    monkeypatch.setenv('ROS_DOMAIN_ID', str(graph.domain_id))
-    running = []
-
-    def start(name, **parameters):
-        command = [sys.executable, '-m', f'vqbet_ros.ros.{name}', '--ros-args']
-        for key, value in parameters.items():
-            command += ['-p', f'{key}:={value}']
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        running.append(process)
-        return process
-
-    yield start
-    for process in running:
-        process.kill()
-        process.communicate()
 
 
 def end(process, number):
@@ -49,11 +25,11 @@ def end(process, number):
     ('robot', 'number'), [('pusht', signal.SIGINT), ('pusht_keypoints', signal.SIGTERM)]
 )
 def test_policy_drives_the_simulated_robot_and_both_end_on_a_signal(
-    graph, start, make_checkpoint, robot, number
+    graph, start_process, make_checkpoint, robot, number
 ):
     checkpoint = make_checkpoint(TARGET, robot)
-    simulator = start('sim_node', spec=checkpoint / 'spec.yaml')
-    policy = start(
+    simulator = start_process('sim_node', spec=checkpoint / 'spec.yaml')
+    policy = start_process(
         'policy_node',
         checkpoint=checkpoint,
         autostart='true',
@@ -88,20 +64,20 @@ def test_policy_drives_the_simulated_robot_and_both_end_on_a_signal(
         ),
     ],
 )
-def test_a_mistake_is_one_clear_message_and_status_1(start, name, parameters, message):
-    process = start(name, **parameters)
+def test_a_mistake_is_one_clear_message_and_status_1(start_process, name, parameters, message):
+    process = start_process(name, **parameters)
     text, _ = process.communicate(timeout=60)
     assert process.returncode == 1, text
     assert message in text
     assert 'Traceback' not in text
 
 
-def test_cuda_that_is_absent_is_one_clear_message(start, make_checkpoint):
+def test_cuda_that_is_absent_is_one_clear_message(start_process, make_checkpoint):
     torch = pytest.importorskip('torch')
     if torch.cuda.is_available():
         pytest.skip('this machine has a CUDA GPU')
     checkpoint = make_checkpoint(TARGET)
-    process = start('policy_node', autostart='true', checkpoint=checkpoint, device='cuda')
+    process = start_process('policy_node', autostart='true', checkpoint=checkpoint, device='cuda')
     text, _ = process.communicate(timeout=60)
     assert process.returncode == 1, text
     assert "got 'cuda', but torch sees no CUDA GPU here" in text

@@ -15,14 +15,14 @@ from rclpy.node import Node
 from rclpy.task import Future
 from vqbet_ros.errors import listed, VqbetError
 from vqbet_ros.recording.bag import BagOptions
-from vqbet_ros.recording.disk import DiskGuard, free_bytes
 from vqbet_ros.recording.episode import About, Episode
 from vqbet_ros.recording.readiness import problems
 from vqbet_ros.recording.session import Answer, Outcome, Session, State
 from vqbet_ros.recording.unfinished import Unfinished, unfinished
+from vqbet_ros.ros.recorder_disk import Disk, DiskWatch
 from vqbet_ros.ros.recorder_parameters import RecorderParameters
 from vqbet_ros.ros.recorder_situation import situation, versions
-from vqbet_ros.ros.recorder_status import Disk, Snapshot
+from vqbet_ros.ros.recorder_status import Snapshot
 from vqbet_ros.ros.recorder_streams import Streams
 from vqbet_ros.spec import RobotSpec
 
@@ -61,7 +61,7 @@ class Episodes:
         self._spec = spec
         self._streams = streams
         self._values = values
-        self._guard = DiskGuard(round(values.warn_free_gb * 1e9), round(values.stop_free_gb * 1e9))
+        self._disk_watch = DiskWatch(self.session.root, values)
         self._episode: Episode | None = None
         self._unfinished: list[Unfinished] = []
         self._last = ''
@@ -249,13 +249,8 @@ class Episodes:
 
     def _problems(self, now_ns: int) -> list[str]:
         """List why an episode cannot begin."""
-        reasons = []
         disk = self._disk(now_ns)
-        if disk.level == 'stop':
-            reasons.append(
-                f'{self.session.root}: {disk.free_gb:.1f} GB of disk are free, expected at least '
-                f'{self._values.stop_free_gb:g} GB (parameter stop_free_gb)'
-            )
+        reasons = [disk.problem] if disk.problem else []
         if self._sim_time and not now_ns:
             reasons.append('use_sim_time is set, but there is no time on /clock yet')
         situations = [situation(one, now_ns) for one in self._streams.inputs]
@@ -268,7 +263,11 @@ class Episodes:
 
         for one in list(self._unfinished):
             try:
-                self._node.get_logger().info(f'recovered {one.path.name}: {recover(one.path)}')
+                held = recover(one.path)
+                self._node.get_logger().info(
+                    f'recovered {one.path.name}: {sum(held.messages.values())} messages; '
+                    f'the original is kept as {held.kept_original}'
+                )
             except (OSError, VqbetError) as error:
                 self._node.get_logger().error(f'{one.path.name}: not recovered: {error}')
                 continue
@@ -276,12 +275,8 @@ class Episodes:
         self._busy = ''
 
     def _disk(self, now_ns: int) -> Disk:
-        free = free_bytes(self.session.root)
-        left_s = None
-        if self._episode is not None:
-            seconds = max(self.session.duration_s(now_ns), 1.0)
-            left_s = self._guard.seconds_left(free, self._episode.written_bytes / seconds)
-        return Disk(self._guard.level(free), free / 1e9, left_s)
+        written = self._episode.written_bytes if self._episode is not None else 0
+        return self._disk_watch.look(written / max(self.session.duration_s(now_ns), 1.0))
 
     def _text(self, name: str) -> str:
         return str(self._node.get_parameter(name).value)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 import os
 import select
+import shutil
 import sys
 import termios
 import time
@@ -20,13 +21,13 @@ from vqbet_ros.ros.recorder_status import STREAM_PREFIX
 
 KEYS: Mapping[str, tuple[str, str]] = {
     's': ('start', 'start'),
-    'e': ('stop', 'end and keep'),
+    'e': ('stop', 'end, keep'),
     'd': ('discard', 'discard'),
-    'y': ('success', 'mark success'),
-    'n': ('failure', 'mark failure'),
+    'y': ('success', 'success'),
+    'n': ('failure', 'failure'),
     'q': ('quit', 'quit'),
 }
-"""From a key to the command and the words for it."""
+"""From a key to the command and the word for it; all in one line of 80 columns."""
 
 _DRAW_EVERY_S = 0.25
 _SILENT_AFTER_S = 2.0
@@ -100,7 +101,7 @@ def screen(client: RecorderClient, now_s: float, width: int) -> str:
         now_s: Now, on the clock of `time.monotonic`.
         width: Of the terminal, in columns; longer lines are cut.
     """
-    keys = '   '.join(f'[{key}] {words}' for key, (_, words) in KEYS.items())
+    keys = '  '.join(f'[{key}] {words}' for key, (_, words) in KEYS.items())
     lines = [client.recorder, '']
     colour = ''
     status = client.status
@@ -163,7 +164,7 @@ def watch(client: RecorderClient, spin_once: Callable[[float], None]) -> None:
                 client.command(command)
         now_s = time.monotonic()
         if keys or now_s - drawn_s > _DRAW_EVERY_S:
-            sys.stdout.write(screen(client, now_s, os.get_terminal_size().columns))
+            sys.stdout.write(screen(client, now_s, shutil.get_terminal_size().columns))
             sys.stdout.flush()
             drawn_s = now_s
 

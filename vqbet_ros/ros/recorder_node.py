@@ -13,6 +13,7 @@ from rclpy.clock import Clock, ClockType  # type: ignore[attr-defined]
 from rclpy.exceptions import InvalidTopicNameException
 from rclpy.executors import Executor
 from rclpy.node import Node
+from rclpy.validate_topic_name import validate_topic_name
 from sensor_msgs.msg import Joy
 from std_srvs.srv import SetBool, Trigger
 from vqbet_ros.errors import ConfigError
@@ -138,6 +139,8 @@ class RecorderNode(Node):
 
     def _resolved(self, topics: tuple[str, ...]) -> tuple[str, ...]:
         try:
+            for topic in topics:
+                validate_topic_name(topic)
             return tuple(self.resolve_topic_name(topic) for topic in topics)
         except InvalidTopicNameException as error:
             raise ConfigError(f"parameter 'extra_topics': {error}") from error

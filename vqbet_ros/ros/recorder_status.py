@@ -5,27 +5,12 @@ from dataclasses import dataclass, field
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from vqbet_ros.recording.audit import AuditReport
-from vqbet_ros.recording.disk import Level
 from vqbet_ros.ros.diagnostics import diagnostic
+from vqbet_ros.ros.recorder_disk import Disk
 from vqbet_ros.ros.recorder_streams import TopicInput
 
 STREAM_PREFIX = 'stream '
 """Begins the keys of `~/status` that tell of one stream each."""
-
-
-@dataclass(frozen=True)
-class Disk:
-    """The disk that episodes go to.
-
-    Attributes:
-        level: What the free space asks for.
-        free_gb: Free space.
-        left_s: How long it lasts; None while nothing is written.
-    """
-
-    level: Level
-    free_gb: float
-    left_s: float | None
 
 
 @dataclass(frozen=True)
