@@ -4,7 +4,7 @@ SHELL := bash
 .ONESHELL:
 .SILENT:
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint clean
+.PHONY: help venv demo test lint bench clean
 
 # python3 that .venv is made with; with ROS 2 it must be the one that ROS 2 was built for.
 PYTHON ?= python3
@@ -43,7 +43,8 @@ help:
 	echo 'make demo    a simulated robot and the policy over real ROS 2, in two processes; results in out/demo/'
 	echo 'make test    every test'
 	echo 'make lint    ruff (format and lint) and mypy'
-	echo 'make venv    .venv alone: done by the three above when it is needed'
+	echo 'make bench   measures the recorder: vqbet bench record; results in out/bench/'
+	echo 'make venv    .venv alone: done by the ones above when it is needed'
 	echo 'make clean   remove .venv, caches, out/, what colcon built, left-over shared memory'
 
 venv: $(STAMP)
@@ -95,6 +96,10 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+bench: $(STAMP)
+	$(SWEEP)
+	$(BIN)/vqbet bench record --json out/bench/record.json $(ARGS)
 
 clean:
 	$(SWEEP)

@@ -5,15 +5,13 @@ import json
 import math
 import os
 from pathlib import Path
-import random
 import signal
 import statistics
-import sys
 import time
 from typing import Any
 
 from vqbet_ros.cli.demo_video import DemoVideo
-from vqbet_ros.cli.processes import Processes
+from vqbet_ros.cli.processes import node_command, private_graph, Processes
 from vqbet_ros.errors import VqbetError
 from vqbet_ros.resources import resource
 from vqbet_ros.spec import RobotSpec
@@ -81,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     if not (checkpoint / 'spec.yaml').is_file():
         raise VqbetError(f'{checkpoint} is no checkpoint directory: it has no spec.yaml')
     args.out.mkdir(parents=True, exist_ok=True)
-    environment = _private_graph()
+    environment = private_graph()
     os.environ.update(environment)
     signal.signal(signal.SIGTERM, _terminate)
     say = _Clock()
@@ -93,10 +91,12 @@ def run(args: argparse.Namespace) -> int:
     rate_hz = float(getattr(args, 'rate', spec.rate_hz))
     with Processes(args.out) as processes:
         spec_file = str(checkpoint / 'spec.yaml')
-        processes.start('sim_node', _node('sim_node', spec=spec_file, seed=args.seed), environment)
+        processes.start(
+            'sim_node', node_command('sim_node', spec=spec_file, seed=args.seed), environment
+        )
         processes.start(
             'policy_node',
-            _node(
+            node_command(
                 'policy_node',
                 checkpoint=str(checkpoint),
                 device=args.device,
@@ -215,31 +215,6 @@ def _table(summary: dict[str, Any]) -> str:
             f'{episode["max_overlap"]:>15.3f}{episode["final_overlap"]:>15.3f}'
         )
     return '\n'.join([*lines, ''])
-
-
-def _node(name: str, **parameters: str | float) -> list[str]:
-    command = [sys.executable, '-m', f'vqbet_ros.ros.{name}', '--ros-args']
-    for key, value in parameters.items():
-        # JSON is YAML: texts are quoted, and 50.0 stays a float.
-        command += ['-p', f'{key}:={json.dumps(value)}']
-    return command
-
-
-def _private_graph() -> dict[str, str]:
-    """Return this process's environment, with a ROS 2 graph that nobody else is in."""
-    old_fast_dds = os.environ.get('ROS_DISTRO') in ('humble', 'iron', 'jazzy')
-    profiles = (
-        'FASTRTPS_DEFAULT_PROFILES_FILE' if old_fast_dds else 'FASTDDS_DEFAULT_PROFILES_FILE'
-    )
-    return {
-        **os.environ,
-        'ROS_DOMAIN_ID': str(random.randint(1, 100)),
-        'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
-        # Humble knows only the old name, and later distributions warn about it.
-        **({'ROS_LOCALHOST_ONLY': '1'} if os.environ.get('ROS_DISTRO') == 'humble' else {}),
-        profiles: str(resource('config/fastdds.xml')),
-        'PYTHONUNBUFFERED': '1',
-    }
 
 
 def _terminate(*_: object) -> None:

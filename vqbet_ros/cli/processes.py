@@ -1,12 +1,17 @@
 """Child processes that never outlive the program, and whose last words are shown."""
 
 from collections.abc import Mapping, Sequence
+import json
+import os
 from pathlib import Path
+import random
 import signal
 import subprocess
+import sys
 from types import TracebackType
 
 from vqbet_ros.errors import VqbetError
+from vqbet_ros.resources import resource
 
 _LAST_LINES = 20
 
@@ -73,14 +78,20 @@ class Processes:
         tail = '\n'.join(f'  | {line}' for line in text.splitlines()[-_LAST_LINES:])
         return f'the end of {self.log(name)}:\n{tail or "  (it is empty)"}'
 
-    def stop(self) -> None:
-        """End all: SIGINT first, then SIGTERM, then SIGKILL."""
+    def pid(self, name: str) -> int:
+        """Return a process's number."""
+        return self._running[name].pid
+
+    def stop(self, *names: str) -> None:
+        """End some, or all: SIGINT first, then SIGTERM, then SIGKILL."""
+        names = names or tuple(self._running)
         for number, patience_s in (
             (signal.SIGINT, 5.0),
             (signal.SIGTERM, 3.0),
             (signal.SIGKILL, 5.0),
         ):
-            left = [process for process in self._running.values() if process.poll() is None]
+            chosen = [self._running[name] for name in names]
+            left = [process for process in chosen if process.poll() is None]
             for process in left:
                 process.send_signal(number)
             for process in left:
@@ -88,3 +99,41 @@ class Processes:
                     process.wait(patience_s)
                 except subprocess.TimeoutExpired:
                     continue  # the next signal is stronger
+        for name in names:
+            del self._running[name]
+
+
+def module_command(name: str) -> list[str]:
+    """Return the command that runs a module of `ros/` as a program."""
+    return [sys.executable, '-m', f'vqbet_ros.ros.{name}']
+
+
+def node_command(name: str, **parameters: str | float) -> list[str]:
+    """Return the command that runs a node of this package.
+
+    Args:
+        name: Its module in `ros/`.
+        parameters: Of the node.
+    """
+    command = [*module_command(name), '--ros-args']
+    for key, value in parameters.items():
+        # JSON is YAML: texts are quoted, and 50.0 stays a float.
+        command += ['-p', f'{key}:={json.dumps(value)}']
+    return command
+
+
+def private_graph() -> dict[str, str]:
+    """Return this process's environment, with a ROS 2 graph that nobody else is in."""
+    old_fast_dds = os.environ.get('ROS_DISTRO') in ('humble', 'iron', 'jazzy')
+    profiles = (
+        'FASTRTPS_DEFAULT_PROFILES_FILE' if old_fast_dds else 'FASTDDS_DEFAULT_PROFILES_FILE'
+    )
+    return {
+        **os.environ,
+        'ROS_DOMAIN_ID': str(random.randint(1, 100)),
+        'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
+        # Humble knows only the old name, and later distributions warn about it.
+        **({'ROS_LOCALHOST_ONLY': '1'} if os.environ.get('ROS_DISTRO') == 'humble' else {}),
+        profiles: str(resource('config/fastdds.xml')),
+        'PYTHONUNBUFFERED': '1',
+    }

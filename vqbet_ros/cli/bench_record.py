@@ -1,0 +1,216 @@
+"""`vqbet bench record`: what the recorder takes of the machine, and whether it loses anything."""
+
+import argparse
+import json
+import os
+from pathlib import Path
+import platform
+import shutil
+import time
+from typing import Any
+
+from vqbet_ros.errors import VqbetError
+
+# Messages that were sent in the last moment before the end may be under way when it comes.
+_UNDER_WAY_NS = 200_000_000
+_WARM_UP_S = 3
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the bench to `vqbet bench`."""
+    parser = subparsers.add_parser(
+        'record',
+        help='record four cameras and joint states at 500 Hz; compare with a plain recorder',
+        description='Publishes 2 raw VGA and 2 JPEG cameras at 30 Hz and joint states at 500 Hz '
+        'over DDS, and records them with recorder_node (58 MB/s on the disk); then once more with '
+        'a node that takes deserialised messages into a rosbags writer. Every recorded message is '
+        'compared with what was sent.',
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument('--seconds', type=int, default=300, help='length of the episode, in s')
+    parser.add_argument(
+        '--baseline-seconds',
+        type=int,
+        default=60,
+        help='length of the recording that is compared with, in s; 0 leaves it out',
+    )
+    parser.add_argument(
+        '--out', type=Path, default=Path('out/bench_record'), help='working folder'
+    )
+    parser.add_argument('--keep', action='store_true', help='keep the bags')
+    parser.add_argument(
+        '--json',
+        metavar='FILE',
+        type=Path,
+        default=argparse.SUPPRESS,
+        help='write the figures here',
+    )
+    parser.set_defaults(parser=parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure; returns the exit status.
+
+    Raises:
+        VqbetError: A process ended or did not answer, or what was recorded is not what was sent.
+    """
+    from vqbet_ros.cli.bench_record_check import compare
+    from vqbet_ros.recording.bench_load import read_ledger
+
+    for name, low in (('seconds', 1), ('baseline_seconds', 0)):
+        if getattr(args, name) < low:
+            option = name.replace('_', '-')
+            args.parser.error(f'--{option}: got {getattr(args, name)}, expected {low} or more')
+    bags = args.out / 'bags'
+    if bags.exists():
+        shutil.rmtree(bags)
+    bags.mkdir(parents=True)
+    try:
+        measured = _measure(args, bags)
+        episode = Path(measured.pop('episode'))
+        ledger = read_ledger(args.out / 'ledger.npy')
+        window = (measured.pop('from_ns'), measured.pop('until_ns') - _UNDER_WAY_NS)
+        compared = compare(episode, ledger, window)
+    finally:
+        if not args.keep:
+            shutil.rmtree(bags)
+    figures = {**_machine(), 'seconds': args.seconds, **compared, **measured}
+    _show(figures)
+    if hasattr(args, 'json'):
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(figures, indent=2) + '\n', encoding='utf-8')
+    if compared['differing']:
+        raise VqbetError(f'{compared["differing"]} recorded messages differ from what was sent')
+    return 0
+
+
+def _measure(args: argparse.Namespace, bags: Path) -> dict[str, Any]:
+    """Run publisher, recorder and baseline."""
+    from vqbet_ros.cli.processes import module_command, node_command, private_graph, Processes
+    from vqbet_ros.recording.bench_load import spec
+
+    environment = private_graph()
+    os.environ.update(environment)
+    # rclpy reads the environment when it is imported.
+    from vqbet_ros.ros.bench_control import RecorderControl
+
+    spec_file = args.out / 'spec.yaml'
+    spec_file.write_text(spec().to_yaml(), encoding='utf-8')
+    with Processes(args.out) as processes:
+        ledger = ['--ledger', str(args.out / 'ledger.npy')]
+        processes.start('publisher', [*module_command('bench_publisher'), *ledger], environment)
+        command = node_command('recorder_node', spec=str(spec_file), root=str(bags))
+        processes.start('recorder', command, environment)
+        control = RecorderControl('/recorder_node', processes.check)
+        try:
+            control.wait_until_ready(60.0)
+            result = _record(control, processes.pid('recorder'), args.seconds)
+        except VqbetError as error:
+            raise VqbetError(f'{error}; {processes.last_lines("recorder")}') from error
+        finally:
+            control.close()
+        processes.stop('recorder')
+        (episode,) = bags.iterdir()
+        if args.baseline_seconds:
+            baseline = [*module_command('bench_baseline'), str(bags / 'baseline')]
+            processes.start('baseline', baseline, environment)
+            result['baseline'] = _baseline(processes, args.baseline_seconds)
+            share = result['baseline']['cpu_core_share']
+            result['cpu_ratio_to_rosbags'] = round(result['cpu_core_share'] / share, 3)
+    return {'episode': episode, **result}
+
+
+def _record(control: Any, pid: int, seconds: int) -> dict[str, Any]:
+    """Record one episode and watch the recorder's process."""
+    used_s, began_s = _cpu_s(pid), time.monotonic()
+    control.call('start')
+    from_ns = time.time_ns()
+    memory = []
+    statuses = []
+    for second in _seconds(seconds, 'recording'):
+        statuses.append(control.status())
+        memory.append([second, *_memory_mb(pid)])
+    statuses.append(control.status())
+    until_ns = time.time_ns()
+    control.call('stop')
+    share = (_cpu_s(pid) - used_s) / (time.monotonic() - began_s)
+    return {
+        'cpu_core_share': round(share, 4),
+        'cpu_ratio_to_rosbags': None,
+        'rss_mb': max(rss for _, rss, _ in memory),
+        'rss_shared_mb': max(shared for _, _, shared in memory),
+        'max_callback_ms': max(float(status['max_callback_ms']) for status in statuses),
+        'memory_mb': {'columns': ['second', 'rss', 'of it shared memory'], 'rows': memory},
+        'last_status': statuses[-1],
+        'from_ns': from_ns,
+        'until_ns': until_ns,
+    }
+
+
+def _baseline(processes: Any, seconds: int) -> dict[str, Any]:
+    """Let the plain recorder work and watch its process."""
+    pid = processes.pid('baseline')
+    for _ in _seconds(_WARM_UP_S, 'baseline starts'):
+        processes.check()
+    used_s, began_s = _cpu_s(pid), time.monotonic()
+    rss_mb = 0.0
+    for _ in _seconds(seconds, 'baseline'):
+        processes.check()
+        rss_mb = max(rss_mb, _memory_mb(pid)[0])
+    share = (_cpu_s(pid) - used_s) / (time.monotonic() - began_s)
+    processes.stop('baseline')
+    return {'seconds': seconds, 'cpu_core_share': round(share, 4), 'rss_mb': rss_mb}
+
+
+def _seconds(count: int, what: str) -> Any:
+    """Yield once a second, at absolute times, and show the progress."""
+    from vqbet_ros.cli.progress import track
+
+    began_s = time.monotonic()
+    for second in track(range(1, count + 1), count, f'{what}, s'):
+        time.sleep(max(0.0, began_s + second - time.monotonic()))
+        yield second
+
+
+def _cpu_s(pid: int) -> float:
+    """Return the CPU time that a process took so far, in s."""
+    fields = Path(f'/proc/{pid}/stat').read_text(encoding='utf-8').rpartition(')')[2].split()
+    user, system = int(fields[11]), int(fields[12])  # 14 and 15 in proc(5), behind the name
+    return (user + system) / os.sysconf('SC_CLK_TCK')
+
+
+def _memory_mb(pid: int) -> tuple[float, float]:
+    """Return a process's resident memory in MB, and how much of it is shared memory (of DDS)."""
+    values = {}
+    for line in Path(f'/proc/{pid}/status').read_text(encoding='utf-8').splitlines():
+        key, _, value = line.partition(':')
+        values[key] = value.split()
+    return tuple(round(int(values[key][0]) * 1024 / 1e6, 1) for key in ('VmRSS', 'RssShmem'))  # type: ignore[return-value]
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        'machine': platform.machine(),
+        'cpu_count': os.cpu_count(),
+        'load_average': os.getloadavg(),
+        'kernel': platform.release(),
+        'python': platform.python_version(),
+    }
+
+
+def _show(figures: dict[str, Any]) -> None:
+    print(f'published          {figures["published"]}')
+    print(f'recorded           {figures["recorded"]}')
+    print(f'lost               {figures["lost"]}')
+    for reader, count in figures['identical'].items():
+        text = 'not installed' if count is None else f'{count} identical'
+        print(f'  {reader:<17}{text}')
+    print(f'differing          {figures["differing"]}')
+    print(f'CPU                {figures["cpu_core_share"]:.1%} of a core')
+    if figures['cpu_ratio_to_rosbags'] is not None:
+        print(
+            f'  of a plain one   {figures["cpu_ratio_to_rosbags"]:.2f} of its '
+            f'{figures["baseline"]["cpu_core_share"]:.1%}'
+        )
+    print(f'memory             {figures["rss_mb"]:.0f} MB at most')
+    print(f'longest callback   {figures["max_callback_ms"]:.2f} ms')
