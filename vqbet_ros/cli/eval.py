@@ -5,11 +5,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+from vqbet_ros.cli import eval_offline
+
 
 def add_parser(subparsers: Any) -> None:
     """Add the command to `vqbet`."""
     parser = subparsers.add_parser(
-        'eval', help='judge a policy in simulation', description='Judge a policy in simulation.'
+        'eval',
+        help='judge a policy in simulation, or beside demonstrations',
+        description='Judge a policy in simulation, or beside demonstrations.',
     )
     worlds = parser.add_subparsers(title='worlds', metavar='WORLD', required=True)
     pusht = worlds.add_parser(
@@ -39,7 +43,8 @@ def add_parser(subparsers: Any) -> None:
     )
     pusht.add_argument('--json', metavar='FILE', type=Path, help='write the figures here')
     pusht.add_argument('--video', metavar='DIR', type=Path, help='write an MP4 of each episode')
-    pusht.set_defaults(parser=pusht)
+    pusht.set_defaults(parser=pusht, evaluate=_run_pusht)
+    eval_offline.add_parser(worlds)
 
 
 def _number(parser: Any, name: str, default: int, text: str) -> None:
@@ -54,6 +59,11 @@ def _number(parser: Any, name: str, default: int, text: str) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate; returns the exit status."""
+    status: int = args.evaluate(args)
+    return status
+
+
+def _run_pusht(args: argparse.Namespace) -> int:
     from vqbet_ros.cli.progress import track
     from vqbet_ros.cli.video import Videos
     from vqbet_ros.policy.engine import Engine

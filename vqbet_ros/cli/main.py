@@ -13,7 +13,7 @@ from vqbet_ros.errors import VqbetError
 
 # Modules of this package, one per command (a keyword of Python as its name takes a trailing _).
 # Each has add_parser(subparsers), and run(args) -> int, which imports what is slow to import.
-COMMANDS = ('demo', 'import_', 'prepare', 'train', 'eval', 'info', 'recover', 'bench')
+COMMANDS = ('demo', 'import_', 'prepare', 'train', 'eval', 'info', 'replay', 'recover', 'bench')
 
 # Packages that only some commands need, and the extra that brings them.
 EXTRAS = {

@@ -17,17 +17,12 @@ from numpy.typing import NDArray
 from vqbet_ros.runtime.deadlines import Deadlines
 from vqbet_ros.runtime.gate import Reason
 from vqbet_ros.runtime.observation import Observation, ObservationBuffer
+from vqbet_ros.runtime.pacing import Pacing, stamp_jitter_ns, TICK_MARGIN
 from vqbet_ros.runtime.plan import Chunk
 from vqbet_ros.runtime.statistics import Samples
 from vqbet_ros.runtime.stream import Decoder
 from vqbet_ros.runtime.supervisor import Command, Hold, State, Supervisor
 from vqbet_ros.spec import RobotSpec
-
-# A tick comes this share of its period after a plan: a plan that takes a little longer than the
-# first one is still used at once, and not a whole period later.
-_TICK_MARGIN = 0.2
-# A camera at the policy's own rate must not lose every second frame to a trembling stamp.
-_PLAN_SPACING = 0.9
 
 
 class PolicyEngine(Protocol):
@@ -104,18 +99,15 @@ class Pipeline:
     ) -> None:
         self.spec = spec
         self.supervisor = Supervisor(spec)
-        # Real cameras tremble around their period; a quarter of it still tells frames apart.
-        periods_ns = [spec.period_ns, *(round(1e9 / camera.rate_hz) for camera in spec.cameras)]
         self.buffer = ObservationBuffer(
-            spec, decoders, engine.history, jitter_ns=min(periods_ns) // 4
+            spec, decoders, engine.history, jitter_ns=stamp_jitter_ns(spec)
         )
         self.engine_lock = threading.Lock()
         self.control_period_ns = round(1e9 / control_rate_hz)
         self.statistics = self._new_statistics()
         self._clamped_before = self.supervisor.clamped
         self._engine = engine
-        steps = min(plan_every, engine.chunk) or max(1, engine.chunk - 1)
-        self._plan_spacing_ns = (steps - 1 + _PLAN_SPACING) * spec.period_ns
+        self._pacing = Pacing(spec, engine.chunk, plan_every)
         self._clock = clock
         self._outputs = outputs
         self._tick_lock = threading.Lock()  # deciding and sending are one step
@@ -123,7 +115,6 @@ class Pipeline:
         self._data = threading.Event()
         self._stop = threading.Event()
         self._wake = threading.Event()  # the control thread's deadlines have changed
-        self._planned: tuple[int, int] = (-1, 0)  # epoch and time of the last observation
         self._latency_of_ns = 0  # the observation whose latency is already counted
         self._outcome: Command | Hold | None = None
         self._threads: list[threading.Thread] = []
@@ -232,17 +223,17 @@ class Pipeline:
         if self._stop.is_set() or not self._armed.is_set() or not self._is_due(epoch, now_ns):
             return
         observation = self.buffer.observe(now_ns, self._engine.history)
-        if isinstance(observation, list) or (epoch, observation.stamp_ns) == self._planned:
+        if isinstance(observation, list) or not self._pacing.is_new(epoch, observation.stamp_ns):
             return  # the control thread reports what is missing
         statistics = self.statistics
         with self.engine_lock:
-            if epoch != self._planned[0]:
+            if self._pacing.is_first(epoch):
                 self._engine.reset()
             started_ns = time.perf_counter_ns()
             output = self._engine.plan(observation)
             statistics.inference_ms.add((time.perf_counter_ns() - started_ns) / 1e6)
-        is_first = epoch != self._planned[0]
-        self._planned = epoch, observation.stamp_ns
+        is_first = self._pacing.is_first(epoch)
+        self._pacing.note(epoch, observation.stamp_ns)
         statistics.confidence = float(output.confidence)
         chunk = Chunk(
             t_obs_ns=observation.stamp_ns,
@@ -258,23 +249,14 @@ class Pipeline:
 
     def _align_ticks(self, statistics: RunStatistics) -> None:
         """Let ticks follow plans: a chance phase would delay every command by up to a period."""
-        start_ns = time.monotonic_ns() + round(_TICK_MARGIN * self.control_period_ns)
+        start_ns = time.monotonic_ns() + round(TICK_MARGIN * self.control_period_ns)
         with self._tick_lock:
             statistics.control = Deadlines(start_ns, self.control_period_ns)
         self._wake.set()
 
     def _is_due(self, epoch: int, now_ns: int) -> bool:
-        """Tell cheaply, without decoding, whether the newest observation is worth a plan."""
-        ages = [age for age in self.buffer.ages_ns(now_ns).values() if age is not None]
-        if len(ages) < len(self.spec.streams):
-            return False
-        if epoch != self._planned[0]:
-            return True
-        elapsed_ns = now_ns - max(ages) - self._planned[1]
-        # Where the plan was dropped, the robot is held: it need not wait for the plan's end.
         planned = self.supervisor.chunk is not None
-        spacing_ns = self._plan_spacing_ns if planned else _PLAN_SPACING * self.spec.period_ns
-        return not 0 <= elapsed_ns < spacing_ns
+        return self._pacing.is_due(now_ns, self.buffer.ages_ns(now_ns), epoch, planned=planned)
 
     def _control_forever(self) -> None:
         while True:

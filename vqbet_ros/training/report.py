@@ -125,22 +125,22 @@ def measure(policy: Policy, data: TrainingData) -> Measured:
     """Measure a policy on a training's data; see `Measured`."""
     held_out = len(data.val) > 0
     chunk, tokenizer = policy.config.chunk, policy.vqbet.tokenizer
-    train_rows, train_frames = _whole_chunks(data.train, chunk)
+    train_rows, train_frames = whole_chunks(data.train, chunk)
     chunks = policy.to_model(data.action[train_rows], data.state[train_frames.at])  # (M, W, A)
     codes = tokenizer.encode(chunks)  # (M, G)
     counts = torch.stack(
         [torch.bincount(layer, minlength=tokenizer.codebook_size) for layer in codes.T]
     )  # (G, C)
-    rows, frames = _whole_chunks(data.val if held_out else data.train, chunk)
+    rows, frames = whole_chunks(data.val if held_out else data.train, chunk)
     if len(frames) == 0:  # no held-out episode is as long as a chunk
         held_out = False
-        rows, frames = _whole_chunks(data.train, chunk)
+        rows, frames = whole_chunks(data.train, chunk)
     taken = np.linspace(0, len(frames) - 1, min(FRAMES[bool(data.cameras)], len(frames)))
     index = taken.astype(np.int64)
     rows, frames = rows[index], frames.take(index)
     recorded, state = data.action[rows], data.state[frames.at]  # (M, W, A), (M, S)
     decoded = tokenizer.decode(tokenizer.encode(policy.to_model(recorded, state)))
-    predicted = _predict(policy, data, frames)  # (M, W, A)
+    predicted = predict(policy, data, frames)  # (M, W, A)
     errors = [
         (guess - recorded).abs().mean((0, 1)).double().numpy()
         for guess in (policy.to_robot(decoded, state), predicted)
@@ -161,14 +161,14 @@ def measure(policy: Policy, data: TrainingData) -> Measured:
     )
 
 
-def _whole_chunks(frames: FrameTable, chunk: int) -> tuple[NDArray[np.int64], FrameTable]:
+def whole_chunks(frames: FrameTable, chunk: int) -> tuple[NDArray[np.int64], FrameTable]:
     """Return the action rows (M, W) of the frames that have a whole chunk, and those frames."""
     found = windows(frames, 1, chunk)
     whole = np.flatnonzero(found.mask[:, 0].all(1))
     return found.actions[whole, 0], frames.take(whole)
 
 
-def _predict(policy: Policy, data: TrainingData, frames: FrameTable) -> torch.Tensor:
+def predict(policy: Policy, data: TrainingData, frames: FrameTable) -> torch.Tensor:
     """Return the most probable chunks (M, W, A) in the robot's units."""
     parts = []
     for index in np.array_split(np.arange(len(frames)), max(1, len(frames) // ROWS_AT_ONCE)):

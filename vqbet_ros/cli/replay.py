@@ -1,0 +1,176 @@
+"""`vqbet replay`: a bag's messages through the runtime, beside what was recorded."""
+
+import argparse
+import json
+from pathlib import Path
+import time
+from typing import Any, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from vqbet_ros.data.bag import Bag
+    from vqbet_ros.runtime.observation import Observation
+    from vqbet_ros.runtime.replay import Arrival
+    from vqbet_ros.spec import RobotSpec
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the command to `vqbet`."""
+    parser = subparsers.add_parser(
+        'replay',
+        help='run a policy on a bag and compare with what was recorded',
+        description="Send a bag's messages through the runtime of policy_node, by the bag's own "
+        'clock and as fast as the policy decides. Says how far its plans and commands are from '
+        'the recorded actions, how late they come, and when and why nothing is sent.',
+    )
+    parser.add_argument('bag', metavar='BAG', type=Path, help='a bag')
+    parser.add_argument('checkpoint', metavar='CHECKPOINT', type=Path, help='checkpoint directory')
+    parser.add_argument(
+        '--spec',
+        metavar='YAML',
+        help="the robot's spec (default: the bag's own, else the checkpoint's)",
+    )
+    parser.add_argument(
+        '--inference-ms',
+        metavar='MS',
+        type=float,
+        help='how long a decision takes (default: as long as it takes here); with a given time '
+        'the result is the same everywhere',
+    )
+    parser.add_argument(
+        '--control-rate-hz',
+        metavar='HZ',
+        type=float,
+        default=0.0,
+        help="rate of commands; 0 for the spec's (default: %(default)s)",
+    )
+    parser.add_argument(
+        '--plan-every',
+        metavar='N',
+        type=int,
+        default=0,
+        help='steps of a plan before the next one; 0 for all but the last (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--threads', metavar='N', type=int, default=1, help='CPU threads (default: %(default)s)'
+    )
+    parser.add_argument(
+        '--device', choices=('auto', 'cpu', 'cuda'), default='cpu', help='(default: %(default)s)'
+    )
+    parser.add_argument('--json', metavar='FILE', type=Path, help='write the figures here')
+    parser.add_argument('--out', metavar='DIR', type=Path, help='write pictures here')
+    parser.set_defaults(parser=parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Replay the bag; returns the exit status."""
+    from vqbet_ros.data.align import align
+    from vqbet_ros.data.bag import Bag
+    from vqbet_ros.data.messages import DECODERS, warm_up
+    from vqbet_ros.policy.engine import Engine
+    from vqbet_ros.resources import named
+    from vqbet_ros.runtime.replay import Replay
+    from vqbet_ros.spec import RobotSpec
+    from vqbet_ros.training.html import require_matplotlib
+    from vqbet_ros.training.trainer import pick_device
+
+    for name, low in (('control_rate_hz', 0), ('plan_every', 0), ('threads', 1)):
+        if not getattr(args, name) >= low:
+            option = name.replace('_', '-')
+            args.parser.error(f'--{option} must be at least {low}, got {getattr(args, name)}')
+    if args.inference_ms is not None and not args.inference_ms >= 0:
+        args.parser.error(f'--inference-ms must be at least 0, got {args.inference_ms}')
+    require_matplotlib('vqbet replay')
+    from vqbet_ros.training import replay_report
+
+    bag = Bag.open(args.bag)
+    engine = Engine.load(args.checkpoint, pick_device(args.device), args.threads)
+    spec = RobotSpec.from_yaml(named(args.spec)) if args.spec else bag.spec or engine.spec
+    engine.spec.require_equal(spec)
+    bag.require(spec)
+    recorded = replay_report.Recorded.of(align(bag.messages(spec.recorded_topics), spec), spec)
+    engine.warm_up()
+    warm_up(part.type for part in spec.streams)
+
+    def infer(observation: 'Observation') -> tuple[Any, int]:
+        started_ns = time.perf_counter_ns()
+        output = engine.plan(observation)
+        took_ns = time.perf_counter_ns() - started_ns
+        fixed = args.inference_ms
+        return output, took_ns if fixed is None else round(fixed * 1e6)
+
+    replay = Replay(
+        infer,
+        spec,
+        history=engine.history,
+        chunk=engine.chunk,
+        decoders=DECODERS,
+        control_rate_hz=args.control_rate_hz or spec.rate_hz,
+        plan_every=args.plan_every,
+        reset=engine.reset,
+    )
+    started_s = time.perf_counter()
+    events = list(replay.run(arrivals(bag, spec)))
+    seconds = time.perf_counter() - started_s
+    found = replay_report.compare(events, recorded, engine.chunk)
+    duration_s = (bag.end_ns - bag.start_ns) / 1e9
+    result = {
+        'bag': str(args.bag),
+        'checkpoint': str(args.checkpoint),
+        'duration_s': duration_s,
+        'times_real_time': duration_s / seconds,
+        **replay_report.figures(found, spec),
+        'dropped_actions': replay.supervisor.dropped,
+        'clamped': replay.supervisor.clamped,
+        'messages': {name: vars(counts) for name, counts in replay.buffer.counts().items()},
+    }
+    _print(result)
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+        errors = [('policy', found.plan_error), ('last action repeated', found.held_error)]
+        (args.out / 'traces.png').write_bytes(replay_report.draw_traces(found, spec))
+        (args.out / 'horizon.png').write_bytes(replay_report.draw_horizon(errors, spec))
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(result, indent=2) + '\n', encoding='utf-8')
+    return 0
+
+
+def arrivals(bag: 'Bag', spec: 'RobotSpec') -> 'Iterator[Arrival]':
+    """Iterate over what the node's subscriptions would have received."""
+    from vqbet_ros.data.messages import header_stamp_ns
+    from vqbet_ros.errors import BadMessage
+    from vqbet_ros.runtime.replay import Arrival
+
+    streams = {part.topic: part for part in spec.streams}
+    for message in bag.messages(streams):
+        stream = streams[message.topic].stream
+        try:
+            stamp_ns = header_stamp_ns(message.payload, message.type)
+        except BadMessage as error:
+            yield Arrival(stream, None, message.log_ns, message.payload, str(error))
+            continue
+        yield Arrival(stream, stamp_ns, message.log_ns, message.payload)
+
+
+def _print(result: dict[str, Any]) -> None:
+    print(f'{result["duration_s"]:.1f} s, {result["times_real_time"]:.1f} times real time')
+    print(f'plans     {result["plans"]}, of which {result["refused_plans"]} refused')
+    print(f'commands  {result["commands"]} in {result["ticks"]} ticks')
+    for reason, count in result['holds'].items():
+        print(f'holds     {count} ticks: {reason}')
+    for name in ('inference_ms', 'latency_ms'):
+        p50, p99, largest = (_number(result[name][key]) for key in ('p50', 'p99', 'max'))
+        print(f'{name.removesuffix("_ms"):<10}p50 {p50} ms, p99 {p99} ms, max {largest} ms')
+    print(f'mean absolute error, {result["unit"]}: plan by horizon; (last action repeated); sent')
+    for name, errors in result['error_by_horizon'].items():
+        held = ' '.join(map(_number, result['error_if_held_by_horizon'][name]))
+        print(
+            f'  {name:<16}{" ".join(map(_number, errors))}; ({held}); '
+            f'{_number(result["command_error"][name])}'
+        )
+
+
+def _number(value: float | None) -> str:
+    return '-' if value is None else f'{value:.4g}'
