@@ -12,7 +12,7 @@ import sys
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-EXECUTABLES = ('policy_node', 'sim_node')
+EXECUTABLES = ('policy_node', 'recorder_keys', 'recorder_node', 'sim_node')
 
 
 @pytest.fixture(scope='session', autouse=True)

@@ -138,3 +138,15 @@ def test_a_policy_without_a_checkpoint_says_so_and_stays_unconfigured(start, tmp
     assert launched.end() == 0
     assert 'process has finished cleanly' in launched.output
     assert 'Traceback' not in launched.output
+
+
+def test_the_recorder_takes_its_arguments_and_keeps_nothing_without_an_episode(start, tmp_path):
+    launched = start(
+        named('record.launch.py'), f'root:={tmp_path / "episodes"}', 'task:=stack', 'goal:='
+    )
+    launched.wait_for(rf'\[recorder_node\]: pusht: episodes go to {tmp_path}/episodes')
+    launched.process.send_signal(signal.SIGINT)
+    assert launched.end() == 0
+    assert 'process has finished cleanly' in launched.output
+    assert 'Traceback' not in launched.output
+    assert not (tmp_path / 'episodes').exists()
