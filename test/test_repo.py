@@ -85,7 +85,7 @@ def test_dependencies_point_one_way():
         'vqbet_ros': ('runtime', 'policy', 'data', 'sim', 'training', 'cli', 'ros'),
         'runtime': ('policy', 'data', 'sim', 'training', 'cli', 'ros'),
         'data': ('policy', 'sim', 'training', 'cli', 'ros'),
-        'recording': ('runtime', 'policy', 'sim', 'training', 'cli', 'ros'),
+        'recording': ('policy', 'sim', 'training', 'cli', 'ros'),
         'policy': ('runtime', 'data', 'sim', 'training', 'cli', 'ros'),
         'sim': ('runtime', 'data', 'policy', 'training', 'cli', 'ros'),
         'training': ('cli', 'ros'),
