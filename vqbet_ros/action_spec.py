@@ -1,12 +1,21 @@
 """The part of the spec that says what the policy commands, and where demonstrations show it."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 import math
 import re
 from typing import Literal
 
 from vqbet_ros.checks import Check, name_checks, positive, require, topic_check, unique_checks
+from vqbet_ros.command_spec import (
+    CommandOptions,
+    GripperCommand,
+    Interface,
+    interface_checks,
+    JointLimits,
+    velocity_checks,
+    VELOCITY_INTERFACES,
+)
 from vqbet_ros.message_types import (
     FLOAT64_MULTI_ARRAY,
     JOINT_STATE,
@@ -22,38 +31,6 @@ from vqbet_ros.message_types import (
 JOINT_RECORDS = (JOINT_STATE, FLOAT64_MULTI_ARRAY, JOINT_TRAJECTORY, JOY)
 _RECORDS = {'joints': JOINT_RECORDS, 'pose': (POSE_STAMPED,), 'twist': (TWIST_STAMPED,)}
 _JOY_NAME = re.compile(r'(axes|buttons)/\d+')
-
-
-@dataclass(frozen=True)
-class JointLimits:
-    """Limits of one joint's commands, in the action's unit and its derivatives per second.
-
-    Attributes:
-        position: Lowest and highest position.
-        velocity: Largest speed in unit/s; null where it is not limited.
-        acceleration: Largest acceleration in unit/s^2, or null.
-        jerk: Largest jerk in unit/s^3, or null.
-    """
-
-    position: tuple[float, float]
-    velocity: float | None = None
-    acceleration: float | None = None
-    jerk: float | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse empty ranges and limits that are not positive."""
-        low, high = self.position
-        require(
-            (low < high, f'position: got [{low}, {high}], expected [lower, higher]'),
-            *(
-                (limit is None or limit > 0, f'{name}: got {limit}, expected more than 0')
-                for name, limit in (
-                    ('velocity', self.velocity),
-                    ('acceleration', self.acceleration),
-                    ('jerk', self.jerk),
-                )
-            ),
-        )
 
 
 @dataclass(frozen=True)
@@ -96,6 +73,7 @@ class GripperSpec:
         type: Message type of that topic.
         latency_s: By how much the stamps of its commands are late.
         max_age_s: How long a command is valid; null until the next one.
+        command: How it is commanded while the policy runs; null where it cannot be.
     """
 
     name: str
@@ -113,6 +91,7 @@ class GripperSpec:
     ) = None
     latency_s: float = 0.0
     max_age_s: float | None = None
+    command: GripperCommand | None = None
 
     def __post_init__(self) -> None:
         """Check names, topic and times."""
@@ -148,8 +127,10 @@ class ActionSpec:
             Joy as the record, `axes/I` and `buttons/I`.
         unit: Unit of the targets (of a pose's position).
         command_topic: Where commands are published while the policy runs.
-        command_interface: What listens there; 'forward_position' is a Float64MultiArray of
-            positions, as ros2_control's forward_command_controller takes it.
+        command_interface: What listens there; docs/arms.md lists the interfaces. Those that take
+            velocities want joints in a unit per second, say rad/s; their limits' `position` is
+            then the range of the velocity.
+        command_options: What that interface leaves open.
         record_topic: Where the demonstrator's commands are read while recording; null where there
             are none: the target is then what is measured one step later.
         record_type: Its message type; null without a topic.
@@ -179,7 +160,8 @@ class ActionSpec:
     ) = None
     kind: Literal['joints', 'pose', 'twist'] = 'joints'
     reference: Literal['absolute', 'delta'] = 'absolute'
-    command_interface: Literal['forward_position'] = 'forward_position'
+    command_interface: Interface = 'forward_position'
+    command_options: CommandOptions = field(default_factory=CommandOptions)
     record_latency_s: float = 0.0
     record_max_age_s: float | None = None
     frame_id: str = ''
@@ -212,6 +194,7 @@ class ActionSpec:
                 self.kind != 'twist' or self.reference == 'absolute',
                 "reference: got 'delta', but a twist is a velocity: expected 'absolute'",
             ),
+            *self._interface_checks(),
             *unique_checks('names and gripper', self.channels),
         )
 
@@ -247,8 +230,18 @@ class ActionSpec:
             sources.insert(0, arm)
         return tuple(source for source in sources if source is not None)
 
+    @property
+    def is_velocity(self) -> bool:
+        """Whether the arm's numbers are velocities, so that zeros mean to stand still."""
+        return self.command_interface in VELOCITY_INTERFACES
+
     def meaning(self) -> dict[str, str]:
-        """Return what decides the meaning of the action's numbers, flat and printable."""
+        """Return what decides the meaning of the action's numbers, flat and printable.
+
+        That is: which numbers there are, of what kind, relative to what, in which unit and frame.
+        How they reach the robot (topic, interface and its options, the gripper's commands) is not
+        part of it: one policy may run through any interface that takes its kind and unit.
+        """
         meaning = {
             'action order': str(list(self.channels)),
             'action kind': self.kind,
@@ -259,6 +252,13 @@ class ActionSpec:
         if self.gripper is not None:
             meaning['gripper unit'] = self.gripper.unit
         return meaning
+
+    def _interface_checks(self) -> Iterable[Check]:
+        # The default says nothing about the robot: a spec without an interface can be recorded.
+        if self.command_interface != 'forward_position':
+            yield from interface_checks(self.command_interface, self.kind, self.unit)
+            if self.is_velocity and self.kind == 'joints':
+                yield from velocity_checks(self.record_type, self.reference)
 
     def _limited(self) -> tuple[str, ...]:
         return self.arm_channels[: len(POSITION)] if self.kind == 'pose' else self.arm_channels

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from vqbet_ros.action_spec import ActionSpec, GripperSpec, JointLimits, joy_checks
+from vqbet_ros.action_spec import ActionSpec, GripperSpec, joy_checks
 from vqbet_ros.checks import (
     Check,
     identifier_check,
@@ -24,6 +24,7 @@ from vqbet_ros.checks import (
     stream_checks,
     unique_checks,
 )
+from vqbet_ros.command_spec import CommandOptions, GripperCommand, JointLimits
 from vqbet_ros.errors import ConfigError, listed, SpecMismatch
 from vqbet_ros.message_types import (
     COMPRESSED_IMAGE,
@@ -45,7 +46,9 @@ __all__ = [
     'JOINT_STATE',
     'ActionSpec',
     'CameraSpec',
+    'CommandOptions',
     'Crop',
+    'GripperCommand',
     'GripperSpec',
     'JointLimits',
     'RobotSpec',
@@ -346,8 +349,10 @@ class RobotSpec:
     def differences(self, other: 'RobotSpec') -> list[str]:
         """List what a policy or dataset made for one spec would misread under the other.
 
-        Topics, message types, latencies, staleness and limits may differ: they belong to the
-        robot at hand, and change neither the meaning nor the shape of any number.
+        What counts: which numbers there are and in which order, rates, units, frames, what an
+        action is relative to, sizes and crops of images. Topics, message types, the interface that
+        takes the commands, latencies, staleness and limits may differ: they belong to the robot at
+        hand, and change neither the meaning nor the shape of any number.
 
         Returns:
             One line per difference, `what: ours, theirs`; empty when the two agree.
