@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 import numpy as np
 import pytest
-from vqbet_ros.action_spec import GripperSpec, JointLimits
 from vqbet_ros.data.align import align, GapFound, PIECE_TICKS, Problems
 from vqbet_ros.data.bag import BagMessage
 from vqbet_ros.errors import BadBag
@@ -19,7 +18,7 @@ from vqbet_ros.message_types import (
     IMAGE,
     JOINT_STATE,
 )
-from vqbet_ros.spec import RobotSpec
+from vqbet_ros.spec import GripperSpec, JointLimits, RobotSpec
 
 MS = 1_000_000
 T = 1_700_000_000_000 * MS
