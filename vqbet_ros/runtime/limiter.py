@@ -1,62 +1,255 @@
 """The last stage before the robot: keeps each command within the spec's limits.
 
-This stage knows the range of positions. Speed, acceleration and jerk have their places in the
-spec; a spec that sets them is refused until this stage keeps them.
+The rates of a command are its differences from the commands before it, not from what is measured:
+a robot that lags behind does not slow its commands down. Commands begin at rest where the robot
+was measured (`seed`), and stop as fast as the limits allow (`hold`). What is a little too much is
+clamped and counted; what is grossly too much, or no number, is refused.
 """
+
+from collections import Counter
+from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
 from vqbet_ros.errors import ConfigError, listed
-from vqbet_ros.spec import ActionSpec
+from vqbet_ros.runtime.motion import Motion
+from vqbet_ros.runtime.settings import LimiterSettings
+from vqbet_ros.spec import ActionSpec, JointLimits
+
+_EXACT = 1e-6  # share of a limit, or of a range, that is no excess but rounding
+
+
+class Refused(ValueError):
+    """A target is so wrong that no command is made of it."""
 
 
 class Limiter:
-    """Clamps positions to their range.
+    """Limits numbers one by one: joints, a twist's velocities, a gripper.
 
     Args:
-        action: Absolute joint targets with a range for each.
+        action: Absolute targets with limits for each number.
+        settings: Margins.
+        period_s: Nominal time between commands; what is measured counts as half to twice of it,
+            so that no step grows large after a pause.
 
     Attributes:
-        clamped: For each joint, how many commands were outside its range.
+        clips: For joint and limit, how many commands were changed because of it. 'braking' is
+            braking in time, before the end of the range or before the target.
 
     Raises:
         ConfigError: The spec asks for something that is not kept here.
     """
 
-    def __init__(self, action: ActionSpec) -> None:
-        problems = [
-            f'action.limits.{name}.{kind}: got {value}, expected null'
-            for name, limits in action.limits.items()
-            for kind in ('velocity', 'acceleration', 'jerk')
-            if (value := getattr(limits, kind)) is not None
-        ]
-        if action.kind != 'joints' or action.gripper is not None:
-            what = 'a gripper of its own' if action.kind == 'joints' else f"kind '{action.kind}'"
-            problems.append(f'action: got {what}, but only joints can be commanded as yet')
+    def __init__(
+        self,
+        action: ActionSpec,
+        settings: LimiterSettings | None = None,
+        period_s: float = 0.1,
+    ) -> None:
+        problems = []
         if action.reference != 'absolute':
             problems.append(f"action.reference: got '{action.reference}', expected 'absolute'")
+        if action.kind == 'pose':
+            problems.append("action.kind: got 'pose', expected 'joints' or 'twist'")
         if problems:
-            raise ConfigError(listed('the limiter knows position ranges only', problems))
-        self._names = action.names
-        ranges = [action.limits[name].position for name in action.names]
-        self._low, self._high = np.array(ranges, dtype=np.float64).T  # each (A,)
-        self.clamped = dict.fromkeys(action.names, 0)
+            raise ConfigError(listed('these commands cannot be limited', problems))
+        limits = dict(action.limits)
+        if action.gripper is not None:
+            limits[action.gripper.name] = action.gripper.limits
+        self._settings = settings or LimiterSettings()
+        self._names = action.channels
+        self._axes = [_Axis(limits[name], self._settings) for name in self._names]
+        # What is given per second is a velocity; the gripper's is a position all the same.
+        is_velocity = action.kind == 'twist' or action.unit.endswith('/s')
+        self._rests_at_zero = [is_velocity and n in action.arm_channels for n in self._names]
+        self._period_s = period_s
+        self._motions: list[Motion] | None = None
+        self._targets: list[float] = []
+        self._sent: NDArray[np.float64] | None = None
+        self.clips: Counter[tuple[str, str]] = Counter()
 
-    def limit(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    @property
+    def needs_seed(self) -> bool:
+        """Whether a rate is limited, so that the first command depends on where the robot is."""
+        return any(axis.has_rates for axis in self._axes)
+
+    @property
+    def seeded(self) -> bool:
+        """Whether it is known from where the next command goes on."""
+        return self._motions is not None
+
+    @property
+    def unscaled(self) -> tuple[str, ...]:
+        """What has no limit of velocity: a speed scale has no effect on it."""
+        return tuple(
+            n for n, axis in zip(self._names, self._axes, strict=True) if axis.velocity == inf
+        )
+
+    @property
+    def sent(self) -> NDArray[np.float64] | None:
+        """The last command (A,) since `seed` or `forget`, if there was one."""
+        return None if self._sent is None else self._sent.copy()
+
+    @property
+    def velocities(self) -> NDArray[np.float64]:
+        """Velocities (A,) of the last command; zeros before the first."""
+        if self._motions is None:
+            return np.zeros(len(self._names))
+        return np.array([motion.velocity for motion in self._motions])
+
+    @property
+    def clamped(self) -> dict[str, int]:
+        """For each joint, how many times a command was changed."""
+        total = dict.fromkeys(self._names, 0)
+        for (name, _), count in self.clips.items():
+            total[name] += count
+        return total
+
+    def seed(self, positions: NDArray[np.float64]) -> None:
+        """Begin anew at rest; nothing counts as sent.
+
+        Args:
+            positions: (A,) finite; where the robot is, for velocities zeros. Outside of the range,
+                commands may stay there or go inward.
+
+        Raises:
+            ValueError: A position is not finite.
+        """
+        if positions.shape != (len(self._names),) or not np.isfinite(positions).all():
+            raise ValueError(f'seed: got {positions}, expected {len(self._names)} finite numbers')
+        self._begin([float(position) for position in positions])
+
+    def forget(self) -> None:
+        """Forget where the commands were; `seed` is next."""
+        self._motions, self._sent = None, None
+
+    def refusal(self, values: NDArray[np.float64], elapsed_s: float) -> str | None:
+        """Say why a target is refused, or None; `limit` raises it."""
+        if values.shape != (len(self._names),):
+            return f'got shape {values.shape}, expected ({len(self._names)},)'
+        if not np.isfinite(values).all():
+            return f'got {values}, expected finite numbers'
+        tick_s = self._tick(elapsed_s)
+        problems = []
+        for i, (name, axis, value) in enumerate(
+            zip(self._names, self._axes, values.tolist(), strict=True)
+        ):
+            excess = max(axis.limits.position[0] - value, value - axis.limits.position[1])
+            if excess > self._settings.gross_position * axis.size:
+                problems.append(f'{name}: {value:g} is outside {list(axis.limits.position)}')
+            if self._motions is not None:
+                # A new plan may begin at the last command although the last target was further.
+                jump = min(abs(value - self._targets[i]), abs(value - self._motions[i].position))
+                if jump > self._settings.gross_velocity * axis.velocity * tick_s:
+                    speed = f'{jump / tick_s:.3g} per s, limit {axis.velocity:g}'
+                    problems.append(f'{name}: jumps at {speed}')
+        return '; '.join(problems) or None
+
+    def limit(
+        self, values: NDArray[np.float64], elapsed_s: float | None = None, scale: float = 1.0
+    ) -> NDArray[np.float64]:
         """Return the nearest allowed command.
 
         Args:
-            values: (A,) finite positions in the action's unit.
+            values: (A,) targets in the action's unit.
+            elapsed_s: Time since the last command; None for the nominal period.
+            scale: 0 to 1 of the largest velocities.
 
         Returns:
             A new (A,) array.
 
         Raises:
-            ValueError: A value is not finite; there is no nearest command.
+            Refused: A target is grossly wrong or not finite; nothing has changed.
+            ValueError: It is not known from where to go on (`seed`).
         """
-        if not np.isfinite(values).all():
-            raise ValueError(f'command: got {values}, expected finite numbers')
-        limited = np.clip(values, self._low, self._high)
-        for index in np.flatnonzero(limited != values):
-            self.clamped[self._names[index]] += 1
-        return limited
+        elapsed_s = self._period_s if elapsed_s is None else elapsed_s
+        refusal = self.refusal(values, elapsed_s)
+        if refusal is not None:
+            raise Refused(f'command: {refusal}')
+        targets, tick_s = values.tolist(), self._tick(elapsed_s)
+        if self._motions is None:
+            if self.needs_seed:
+                raise ValueError(
+                    'limits of rates need to know where the robot is: call seed first'
+                )
+            self._begin(
+                [axis.nearest(target) for axis, target in zip(self._axes, targets, strict=True)]
+            )
+        assert self._motions is not None  # noqa: S101 - _begin has made them
+        for name, axis, motion, target in zip(
+            self._names, self._axes, self._motions, targets, strict=True
+        ):
+            cause = axis.excess(motion, target, tick_s, scale)
+            reached = motion.follow(target, tick_s, scale)
+            if cause is None and abs(reached - target) > _EXACT * axis.size:
+                cause = 'braking'
+            if cause is not None:
+                self.clips[name, cause] += 1
+        self._targets = targets
+        return self._send()
+
+    def hold(self, elapsed_s: float | None = None) -> NDArray[np.float64] | None:
+        """Return the command that stops, and then the one that stays; zeros for velocities.
+
+        Returns:
+            A new (A,) array; None where nothing was ever sent that would have to be stopped.
+        """
+        tick_s = self._tick(self._period_s if elapsed_s is None else elapsed_s)
+        if self._motions is None or self._sent is None:
+            return np.zeros(len(self._names)) if all(self._rests_at_zero) else None
+        for motion, at_zero in zip(self._motions, self._rests_at_zero, strict=True):
+            if at_zero:
+                motion.follow(0.0, tick_s)
+            else:
+                motion.brake(tick_s)
+        self._targets = [motion.position for motion in self._motions]
+        return self._send()
+
+    def _begin(self, positions: list[float]) -> None:
+        self._motions = [
+            axis.begin(position) for axis, position in zip(self._axes, positions, strict=True)
+        ]
+        self._targets, self._sent = positions, None
+
+    def _send(self) -> NDArray[np.float64]:
+        assert self._motions is not None  # noqa: S101 - its callers have looked
+        self._sent = np.array([motion.position for motion in self._motions])
+        return self._sent.copy()
+
+    def _tick(self, elapsed_s: float) -> float:
+        return min(max(elapsed_s, 0.5 * self._period_s), 2.0 * self._period_s)
+
+
+class _Axis:
+    """The limits of one number."""
+
+    def __init__(self, limits: JointLimits, settings: LimiterSettings) -> None:
+        low, high = limits.position
+        margin = settings.soft_margin * (high - low)
+        self.limits, self.size = limits, high - low
+        self.low, self.high = low + margin, high - margin
+        rates = (limits.velocity, limits.acceleration, limits.jerk)
+        self.velocity, self.acceleration, self.jerk = (
+            inf if rate is None else rate for rate in rates
+        )
+        self.has_rates = any(rate is not None for rate in rates)
+
+    def begin(self, position: float) -> Motion:
+        return Motion(position, self.low, self.high, self.velocity, self.acceleration, self.jerk)
+
+    def nearest(self, target: float) -> float:
+        return min(max(target, self.low), self.high)
+
+    def excess(self, motion: Motion, target: float, tick_s: float, scale: float) -> str | None:
+        """Return the first limit that the step to the target would break, if any."""
+        if target != self.nearest(target):
+            return 'position'
+        more = 1.0 + _EXACT
+        velocity = (target - motion.position) / tick_s
+        if abs(velocity) > self.velocity * min(1.0, scale) * more:
+            return 'velocity'
+        acceleration = (velocity - motion.velocity) / tick_s
+        if abs(acceleration) > self.acceleration * more:
+            return 'acceleration'
+        jerk = (acceleration - motion.acceleration) / tick_s
+        return 'jerk' if abs(jerk) > self.jerk * more else None

@@ -16,8 +16,9 @@ import threading
 
 import numpy as np
 from numpy.typing import NDArray
+from vqbet_ros.errors import ConfigError, listed
 from vqbet_ros.runtime.gate import Reason, ReasonKind
-from vqbet_ros.runtime.limiter import Limiter
+from vqbet_ros.runtime.limiter import Limiter, Refused
 from vqbet_ros.runtime.plan import Chunk, Plan
 from vqbet_ros.spec import RobotSpec
 
@@ -78,6 +79,7 @@ class Supervisor:
         self._lock = threading.Lock()
         self._action_dim = spec.action_dim
         self._plan = Plan()
+        _require_known(spec)
         self._limiter = Limiter(spec.action)
         self._state = State.DISARMED
         self._epoch = 0
@@ -202,8 +204,13 @@ class Supervisor:
             step = self._plan.command(now_ns)
             if step is None:
                 return self._hold((self._no_step(now_ns),))
+            try:
+                values = self._limiter.limit(step.values.astype(np.float64))
+            except Refused as error:
+                self._fault = Reason(ReasonKind.FAULT, str(error))
+                self._restart(State.FAULT)
+                return Hold(State.FAULT, (self._fault,))
             self._state = State.RUNNING
-            values = self._limiter.limit(step.values.astype(np.float64))
             return Command(values, step.index, step.due_ns, step.t_obs_ns, self._plan.dropped)
 
     def _restart(self, state: State) -> None:
@@ -231,6 +238,22 @@ class Supervisor:
         past_ms = (now_ns - chunk.end_ns) / 1e6
         detail = f'its last action was due {past_ms:.0f} ms ago: is inference too slow?'
         return Reason(ReasonKind.PLAN_ENDED, detail)
+
+
+def _require_known(spec: RobotSpec) -> None:
+    """Refuse what is not commanded as yet."""
+    action = spec.action
+    problems = [
+        f'action.limits.{name}.{kind}: got {value}, expected null'
+        for name, limits in action.limits.items()
+        for kind in ('velocity', 'acceleration', 'jerk')
+        if (value := getattr(limits, kind)) is not None
+    ]
+    if action.kind != 'joints' or action.gripper is not None:
+        what = 'a gripper of its own' if action.kind == 'joints' else f"kind '{action.kind}'"
+        problems.append(f'action: got {what}, but only joints can be commanded as yet')
+    if problems:
+        raise ConfigError(listed('the robot cannot be commanded so', problems))
 
 
 def _finite_actions(chunk: Chunk, action_dim: int) -> NDArray[np.float64] | str:

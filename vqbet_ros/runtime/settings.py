@@ -1,0 +1,40 @@
+"""How cautious the runtime is: settings that belong to neither the robot nor the policy."""
+
+from dataclasses import dataclass
+
+from vqbet_ros.checks import positive, require
+
+
+@dataclass(frozen=True)
+class LimiterSettings:
+    """Of the limiters.
+
+    Attributes:
+        soft_margin: Share of every range that is kept free at both of its ends, 0 to less than
+            0.5.
+        gross_position: A target that lies outside its range by more than this share of the range
+            is refused instead of clamped.
+        gross_velocity: A target that jumps faster than this many times the largest velocity is
+            refused instead of clamped.
+    """
+
+    soft_margin: float = 0.0
+    gross_position: float = 0.25
+    gross_velocity: float = 10.0
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        require(
+            (
+                0 <= self.soft_margin < 0.5,
+                f'soft_margin: got {self.soft_margin}, expected 0 to 0.5',
+            ),
+            (
+                self.gross_position >= 0,
+                f'gross_position: got {self.gross_position}, expected 0 or more',
+            ),
+            (
+                positive(self.gross_velocity) and self.gross_velocity >= 1,
+                f'gross_velocity: got {self.gross_velocity}, expected 1 or more',
+            ),
+        )
