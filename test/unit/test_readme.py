@@ -131,7 +131,18 @@ def check_ros2_launch(command, tmp_path):
 def check_ros2_run(command, tmp_path):
     _, _, package, program, *arguments = shlex.split(command)
     assert package == 'vqbet_ros'
-    assert arguments[0] == '--ros-args'
+    check_parameters(program, arguments)
+
+
+def check_program(command, tmp_path):
+    program, *arguments = shlex.split(command)
+    setup = (ROOT / 'setup.py').read_text(encoding='utf-8')
+    assert f"'{program} = vqbet_ros.ros.{program}:main'" in setup
+    check_parameters(program, arguments)
+
+
+def check_parameters(program, arguments):
+    assert arguments[:1] in ([], ['--ros-args'])
     named = {
         word.partition(':=')[0]
         for flag, word in zip(arguments[1::2], arguments[2::2], strict=True)
@@ -160,8 +171,8 @@ def check_ros2_lifecycle(command, tmp_path):
 
 def check_ros2_param(command, tmp_path):
     _, _, verb, node, name, *_ = shlex.split(command)
-    assert (verb, node) == ('set', '/policy_node')
-    assert name in parameters_of('policy_node')
+    assert verb == 'set'
+    assert name in parameters_of(node.removeprefix('/'))
 
 
 def check_pip(command, tmp_path):
@@ -191,6 +202,7 @@ CHECKS: list[tuple[str, Callable[[str, Path], None]]] = [
     (r'ros2 param ', check_ros2_param),
     (r'pip ', check_pip),
     (r'tensorboard ', check_tensorboard),
+    (r'\w+_node\b|recorder_keys\b', check_program),
 ]
 OTHERS = [
     pytest.param(command, id=f'{name_of(document)}: {command}')
@@ -344,24 +356,38 @@ def test_the_budgets_are_those_of_the_configuration():
         assert cells == [f'`{as_yaml(values[key.strip("`")])}`' for values in flat], key
 
 
-@pytest.mark.parametrize('node', ['policy_node', 'sim_node'])
+NODES = {
+    'policy_node': 'docs/ros.md',
+    'recorder_node': 'docs/recording.md',
+    'sim_node': 'docs/ros.md',
+}
+
+
+@pytest.mark.parametrize('node', list(NODES))
 def test_every_parameter_is_documented(node):
-    rows = table('docs/ros.md', f'### Parameters of {node}')
+    rows = table(NODES[node], f'### Parameters of {node}')
     assert [(name, default) for name, default, _ in rows] == [
         (f'`{name}`', f'`{as_yaml(default)}`') for name, default in parameters_of(node).items()
     ]
 
 
-@pytest.mark.parametrize('file', ['policy.launch.py', 'sim.launch.py'])
-def test_every_launch_argument_is_documented(file):
-    rows = table('docs/ros.md', f'### Arguments of {file}')
+@pytest.mark.parametrize(
+    ('file', 'document'),
+    [
+        ('policy.launch.py', 'docs/ros.md'),
+        ('record.launch.py', 'docs/recording.md'),
+        ('sim.launch.py', 'docs/ros.md'),
+    ],
+)
+def test_every_launch_argument_is_documented(file, document):
+    rows = table(document, f'### Arguments of {file}')
     assert {cells[0].strip('`') for cells in rows} == declared(
         ROOT / 'launch' / file, 'DeclareLaunchArgument'
     )
 
 
 def test_every_topic_and_service_is_documented():
-    text = (ROOT / 'docs/ros.md').read_text(encoding='utf-8')
+    text = ''.join((ROOT / path).read_text(encoding='utf-8') for path in set(NODES.values()))
     missing = [name for name in {*published(), *services()} if f'`{name}`' not in text]
     assert not missing
 
@@ -408,7 +434,14 @@ def declared(path, function):
 
 def parameters_of(node):
     """Return names and defaults of a node's parameters."""
-    file = {'policy_node': 'policy_parameters.py', 'sim_node': 'sim_node.py'}[node]
+    file = {
+        'policy_node': 'policy_parameters.py',
+        'recorder_keys': 'recorder_keys.py',
+        'recorder_node': 'recorder_parameters.py',
+        'sim_node': 'sim_node.py',
+    }[node]
+    if node == 'recorder_keys':
+        return dict.fromkeys(declared(ROOT / 'vqbet_ros/ros' / file, 'declare_parameter'))
     tree = ast.parse((ROOT / 'vqbet_ros/ros' / file).read_text(encoding='utf-8'))
     cls = next(
         node
@@ -426,7 +459,7 @@ def parameters_of(node):
 
 def created(pattern):
     """Find what nodes create, as (type, full name)."""
-    for node in ('policy_node', 'sim_node'):
+    for node in NODES:
         text = (ROOT / f'vqbet_ros/ros/{node}.py').read_text(encoding='utf-8')
         for kind, name in re.findall(pattern, text):
             yield kind, name.replace('~', f'/{node}')
