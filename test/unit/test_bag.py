@@ -36,6 +36,7 @@ def write(
     count=50,
     topics=('/a', '/b'),
     data=(),
+    size=0,
 ):
     """Write a bag of arrays; return what is in it."""
     writer = Writer(path, version=version, storage_plugin=plugin)
