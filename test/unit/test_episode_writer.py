@@ -270,10 +270,10 @@ def is_what_was_sent(messages):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """Mount a disk of 12 MB, where one may."""
+    """Mount a disk of 8 MB, where one may."""
     disk = tmp_path / 'disk'
     disk.mkdir()
-    command = ['mount', '-t', 'tmpfs', '-o', 'size=12m', 'none', str(disk)]
+    command = ['mount', '-t', 'tmpfs', '-o', 'size=8m', 'none', str(disk)]
     if subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip('mounting a small disk needs root')
     yield disk
@@ -301,7 +301,7 @@ def test_a_full_disk_ends_the_episode_and_keeps_it(small_disk):
 @pytest.mark.parametrize('compression', ['none', 'zstd'])
 def test_a_full_quota_ends_the_episode_and_keeps_it(tmp_path, compression):
     path = tmp_path / 'e'
-    told = fill(path, '--limit-bytes', 12_000_000, '--compression', compression)
+    told = fill(path, '--limit-bytes', 8_000_000, '--compression', compression)
     check_full(told, path, 'File too large')
 
 

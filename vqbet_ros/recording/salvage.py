@@ -37,7 +37,6 @@ _READ: dict[int, Any] = {
 }
 # File systems may show zeros where a power cut kept data from being written.
 _ZEROS_BYTES = 4096
-_BLOCK_BYTES = 1024 * 1024
 _DAMAGED = (
     McapError,
     MemoryError,
@@ -91,9 +90,8 @@ class Salvage:
         self._schemas: set[int] = set()
         self._channels: set[int] = set()
         self._stream: IO[bytes] = file.open('rb')
-        self._end = _end_of_data(self._stream, self.size)
-        magic = self._stream.read(min(len(MAGIC), self._end))
-        if magic != MAGIC[: len(magic)]:
+        magic = self._stream.read(len(MAGIC))
+        if not MAGIC.startswith(magic.rstrip(b'\0')):
             self._stream.close()
             raise BadBag(f'{file}: not an MCAP file, it begins with {magic!r}')
 
@@ -116,17 +114,17 @@ class Salvage:
         Raises:
             OSError: The disk failed.
         """
-        self.position = kept = min(len(MAGIC), self._end)
+        self.position = kept = len(MAGIC)
         while not self.complete:
             start = self.position + _HEAD.size
             self._stream.seek(self.position)
             head = self._stream.read(_HEAD.size)
-            if start > self._end:
+            if start > self.size:
                 break
             opcode, length = _HEAD.unpack(head)
-            if opcode == 0 or start + length > self._end:
+            if opcode == 0 or start + length > self.size:
                 if opcode == Opcode.CHUNK:
-                    kept = yield from self._cut_chunk(self._stream.read(self._end - start), kept)
+                    kept = yield from self._cut_chunk(self._stream.read(self.size - start), kept)
                 break
             if opcode == Opcode.CHUNK:
                 yield from self._chunk(self._stream.read(length))
@@ -136,7 +134,7 @@ class Salvage:
             # Behind the data there is only what can be made again.
             self.complete = opcode == Opcode.DATA_END and length == 4
         if not self.complete:
-            self.lost_bytes += self.size - kept
+            self.lost_bytes += max(0, self.size - kept)
         self.position = self.size
 
     def _chunk(self, body: bytes) -> Iterator[Record]:
@@ -157,6 +155,9 @@ class Salvage:
 
         Its checksum covers what is missing too, and is of no use.
         """
+        content = body.rstrip(b'\0')
+        if len(body) - len(content) >= _ZEROS_BYTES:
+            body = content
         fields = CHUNK_HEAD.size - _HEAD.size
         data_starts = fields + 8  # without a name of a compression
         if len(body) < data_starts or CHUNK_HEAD.unpack_from(bytes(_HEAD.size) + body)[-1]:
@@ -222,17 +223,3 @@ def beginning_of(file: Path) -> Beginning:
             if isinstance(record, Metadata):
                 information = information_in(record) or information
         return Beginning(information, _COMPRESSIONS.get(salvage.compression, 'none'))
-
-
-def _end_of_data(stream: IO[bytes], size: int) -> int:
-    """Return the file's size without zeros at its end, which a power cut may leave there."""
-    end = size
-    while end:
-        start = max(0, end - _BLOCK_BYTES)
-        stream.seek(start)
-        content = stream.read(end - start).rstrip(b'\0')
-        end = start + len(content)
-        if content:
-            break
-    stream.seek(0)
-    return end if size - end >= _ZEROS_BYTES else size

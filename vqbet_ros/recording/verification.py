@@ -88,6 +88,7 @@ def _read_all(stream: IO[bytes], progress: Progress) -> dict[str, Result]:
         elif isinstance(record, Message):
             channels[record.channel_id].add(record)
             progress(size + stream.tell(), 2 * size)
+    progress(2 * size, 2 * size)
     return {topic: tally.result() for topic, tally in tallies.items()}
 
 
