@@ -4,6 +4,7 @@ import math
 from hypothesis import given, settings
 from hypothesis import strategies as st
 import numpy as np
+from vqbet_ros.runtime.interpolation import Start
 from vqbet_ros.runtime.plan import Chunk, Plan
 
 MS = 1_000_000
@@ -118,3 +119,14 @@ def test_no_action_is_due_in_the_past_and_the_index_is_exact(t_obs, period, size
             assert now <= step.due_ns
             assert step.due_ns == t_obs + (step.index + 1) * period
     assert plan.dropped + len(asked) <= size
+
+
+def test_between_actions_the_command_is_interpolated_from_the_last_one():
+    plan = Plan('linear')
+    start = Start(T + 150 * MS, np.array([5.0]), np.zeros(1))
+    plan.replace(chunk(size=4), start)  # the index as value: 0 at 100 ms, 1 at 200 ms, ...
+    times_ms = (150, 175, 200, 250, 400)
+    steps = [plan.command(T + time_ms * MS) for time_ms in times_ms]
+    assert [step.values[0] for step in steps if step] == [5, 3, 1, 1.5, 3]
+    assert [step.index for step in steps if step] == [1, 1, 1, 2, 3]
+    assert plan.command(T + 401 * MS) is None

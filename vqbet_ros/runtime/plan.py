@@ -1,37 +1,21 @@
 """The chunk of actions that is being executed, by time.
 
-Action i of a chunk drives the robot in the interval (t_obs + i period, t_obs + (i + 1) period]
-and is due at its end. What is due in the past is dropped, never played late.
+What is due in the past is dropped, never played late.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from vqbet_ros.runtime.blending import blend, seam
+from vqbet_ros.runtime.chunk import Chunk
+from vqbet_ros.runtime.interpolation import Interpolation, Path, Start
+from vqbet_ros.runtime.settings import BlendSettings
 
+__all__ = ['Chunk', 'Plan', 'Step']
 
-@dataclass(frozen=True)
-class Chunk:
-    """What the policy answered to one observation.
-
-    Attributes:
-        t_obs_ns: Time of the observation.
-        actions: (W, A) in the action's unit.
-        period_ns: Distance of two actions.
-        confidence: 0 to 1.
-        epoch: The supervisor's epoch when the observation was taken.
-    """
-
-    t_obs_ns: int
-    actions: NDArray[np.floating]
-    period_ns: int
-    confidence: float
-    epoch: int
-
-    @property
-    def end_ns(self) -> int:
-        """When the last action is due."""
-        return self.t_obs_ns + len(self.actions) * self.period_ns
+_KEPT_CHUNKS = 64  # more than that never cover one time
 
 
 @dataclass(frozen=True)
@@ -52,28 +36,57 @@ class Step:
 
 
 class Plan:
-    """At most one chunk; a newer one replaces it at once.
+    """The chunk that is executed; a newer one replaces it at once, or is blended into it.
+
+    Args:
+        interpolation: What is commanded between two actions; see Path.
+        blending: How a newer chunk goes on from those before it.
 
     Attributes:
+        chunk: What is executed: the newest chunk, with the actions that blending made of it.
         dropped: Actions that were in the past before they were ever asked for.
+        seam: After the last `replace`, the largest change (A,) of what was planned for the time of
+            its first action that is not late; None where nothing was planned.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, interpolation: Interpolation = 'step', blending: BlendSettings | None = None
+    ) -> None:
         self.chunk: Chunk | None = None
         self.dropped = 0
+        self.seam: NDArray[np.float64] | None = None
+        self._interpolation: Interpolation = interpolation
+        self._blending = blending or BlendSettings()
+        self._decided: list[Chunk] = []  # as the policy gave them, oldest first
+        self._path: Path | None = None
         self._fresh = 0  # the first index of the chunk that was neither played nor dropped
 
-    def replace(self, chunk: Chunk) -> bool:
-        """Take a chunk over; False if it answers to no newer observation than the present one."""
+    def replace(self, chunk: Chunk, start: Start | None = None) -> bool:
+        """Take a chunk over; False if it answers to no newer observation than the present one.
+
+        Args:
+            chunk: The chunk.
+            start: The last command, from which the path goes on; None before the first.
+        """
         if self.chunk is not None and chunk.t_obs_ns <= self.chunk.t_obs_ns:
             return False
-        self.chunk = chunk
+        now_ns = chunk.t_obs_ns if start is None else start.time_ns
+        running = None if self.chunk is None or self.chunk.end_ns <= now_ns else self.chunk
+        actions = blend(self._blending, chunk, self._decided, running, now_ns)
+        self.seam = None if running is None else seam(actions, chunk, running, now_ns)
+        self._decided = [earlier for earlier in self._decided if earlier.end_ns > now_ns][
+            -_KEPT_CHUNKS:
+        ]
+        self._decided.append(chunk)
+        self.chunk = dataclasses.replace(chunk, actions=actions)
+        self._path = Path(chunk.times_ns, actions, self._interpolation, start)
         self._fresh = 0
         return True
 
     def clear(self) -> None:
-        """Forget the chunk."""
-        self.chunk = None
+        """Forget all chunks."""
+        self.chunk = self._path = self.seam = None
+        self._decided = []
         self._fresh = 0
 
     def command(self, now_ns: int) -> Step | None:
@@ -83,8 +96,8 @@ class Plan:
             The action whose interval holds `now_ns`; action 0 also up to one period before its
             interval (a stamp a little ahead of this clock); None outside all intervals.
         """
-        chunk = self.chunk
-        if chunk is None:
+        chunk, path = self.chunk, self._path
+        if chunk is None or path is None:
             return None
         # The interval is open at its start: ceil(elapsed / period) - 1, in exact integers.
         index = -((chunk.t_obs_ns - now_ns) // chunk.period_ns) - 1
@@ -98,4 +111,4 @@ class Plan:
         if index >= size:
             return None
         due_ns = chunk.t_obs_ns + (index + 1) * chunk.period_ns
-        return Step(chunk.actions[index], index, due_ns, chunk.t_obs_ns)
+        return Step(path.at(now_ns), index, due_ns, chunk.t_obs_ns)

@@ -1,6 +1,8 @@
 """How cautious the runtime is: settings that belong to neither the robot nor the policy."""
 
 from dataclasses import dataclass
+import math
+from typing import Literal
 
 from vqbet_ros.checks import positive, require
 
@@ -36,5 +38,35 @@ class LimiterSettings:
             (
                 positive(self.gross_velocity) and self.gross_velocity >= 1,
                 f'gross_velocity: got {self.gross_velocity}, expected 1 or more',
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class BlendSettings:
+    """How a new chunk goes on from those before it; see vqbet_ros.runtime.blending.
+
+    Attributes:
+        kind: What is done at the seam.
+        steps: Steps over which 'cross_fade' goes from the old plan to the new one.
+        decay: m of the weights exp(-m i) of 'ensemble' and 'mode', i = 0 for the oldest chunk: the
+            smaller, the faster new chunks count.
+        hysteresis: With 'mode', how much more probable another primary code has to be before the
+            policy leaves the one that is being executed, 0 to 1.
+    """
+
+    kind: Literal['replace', 'cross_fade', 'ensemble', 'mode'] = 'replace'
+    steps: int = 3
+    decay: float = 0.01
+    hysteresis: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        require(
+            (self.steps >= 1, f'steps: got {self.steps}, expected 1 or more'),
+            (math.isfinite(self.decay), f'decay: got {self.decay}, expected a finite number'),
+            (
+                0 <= self.hysteresis <= 1,
+                f'hysteresis: got {self.hysteresis}, expected 0 to 1',
             ),
         )
