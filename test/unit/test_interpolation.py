@@ -46,7 +46,7 @@ def test_one_value_alone():
     assert path([3.0], 'cubic', start(0, 1.0)).at(S // 2)[0] == pytest.approx(1.75)  # from rest
 
 
-@settings(derandomize=True, max_examples=100, deadline=None)
+@settings(derandomize=True, max_examples=50, deadline=None)
 @given(values=values_of, velocity=st.floats(-50, 50), kind=st.sampled_from(['linear', 'cubic']))
 def test_nothing_leaves_the_range_of_its_two_neighbours(values, velocity, kind):
     line = path(values, kind, start(0, 0.5, velocity))
@@ -54,8 +54,8 @@ def test_nothing_leaves_the_range_of_its_two_neighbours(values, velocity, kind):
     for k in range(len(values)):
         low, high = sorted(knots[k : k + 2])
         piece = np.array([line.at(round((k + t / 16) * S))[0] for t in range(17)])
-        assert (piece >= low).all()
-        assert (piece <= high).all()
+        assert (piece >= low - 1e-12).all()
+        assert (piece <= high + 1e-12).all()
         assert (np.diff(piece) * (knots[k + 1] - knots[k]) >= -1e-9).all()
         assert piece[-1] == pytest.approx(knots[k + 1], abs=1e-9)
 
