@@ -148,8 +148,9 @@ def test_against_an_oracle():
     camera_ms, joints_ms = [3, 98, 205, 301, 395, 512, 600, 703], list(range(0, 800, 17))
     commands_ms = [10, 40, 130, 133, 260, 300, 410, 520, 599, 615, 700]
     found = Result(in_order(camera(camera_ms), joints(joints_ms), commands(commands_ms)))
-    # Frames come up to 9 ms after the grid of the first one: the grid is later by as much.
-    np.testing.assert_array_equal(found.ms, np.arange(12, 703, 100))
+    # Frames come up to 9 ms after the grid of the first one and 8 ms before it: the grid is later
+    # by 9 ms and half of the 17.
+    np.testing.assert_array_equal(found.ms, np.arange(20.5, 703, 100))
     for row, ms in enumerate(found.ms):
         frame = newest(camera_ms, ms)
         assert (found.images['top'][row] == picture(camera_ms.index(frame))).all()

@@ -244,7 +244,10 @@ class _Alignment:
             return anchor_ns  # interpolated: whether a sample is just before or after is the same
         off_ns = (stamps - anchor_ns + period_ns // 2) % period_ns - period_ns // 2
         near_ns = min(period_ns, round(1e9 / slowest.rate_hz)) // 4
-        return anchor_ns + max(0, int(off_ns[np.abs(off_ns) <= near_ns].max()))
+        near = off_ns[np.abs(off_ns) <= near_ns]  # never empty: the anchor is one of them
+        # Half the spread more, for those that are still to come.
+        margin_ns = int(near.max()) + int(near.max() - near.min()) // 2
+        return anchor_ns + min(margin_ns, near_ns)
 
     def _tick(self, time_ns: int) -> None:
         found = self._step(time_ns)
@@ -271,7 +274,7 @@ class _Alignment:
 
     def _step(self, time_ns: int) -> Step | Missing:
         while True:
-            step = step_at(self._samples, self._spec, time_ns, time_ns, self._readers)
+            step = step_at(self._samples, self._spec, time_ns, self._readers)
             # A message that cannot be decoded is gone now; there may be others that do as well.
             if isinstance(step, Step) or not step.bad:
                 return step

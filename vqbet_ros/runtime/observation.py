@@ -68,9 +68,10 @@ class ObservationBuffer:
         spec: The robot.
         decoders: By message type.
         history: The most steps that will be asked for, at least 1.
-        jitter_ns: A history step also takes a frame stamped up to this much after the step's time
-            (never one after the observation's), so that a camera that runs at the policy's rate
-            does not skip or repeat a frame when its stamps tremble. Less than half a period.
+        jitter_ns: Of a camera that runs at the policy's rate, a history step also takes a frame
+            stamped up to this much after the step's time (never one after the observation's), so
+            that it does not skip or repeat a frame when its stamps tremble. Less than half a
+            period.
     """
 
     def __init__(
@@ -88,6 +89,9 @@ class ObservationBuffer:
         self._spec = spec
         self._history = history
         self._jitter_ns = jitter_ns
+        # Of a faster camera any step has a frame that is nearly as new; in a dataset it is the one
+        # before the tick, so it is here.
+        self._trembling = [c.name for c in spec.cameras if c.rate_hz < 1.5 * spec.rate_hz]
         self._start_ns: int | None = None
         # Steps go back from the stream that lags most, and a step's sample may be as old again;
         # where a state comes in parts, the oldest part once more.
@@ -196,12 +200,12 @@ class ObservationBuffer:
                 return reasons
             taken = {name: tuple(stream.samples) for name, stream in self._streams.items()}
         t_obs_ns = min(samples[-1].stamp_ns for samples in taken.values())
-        newest = self._step(taken, t_obs_ns, t_obs_ns)
+        newest = self._step(taken, t_obs_ns)
         silent = dict(newest.silent) if isinstance(newest, Missing) else {}
         # Of a stream whose messages bring some joints each, the last to come is decisive.
         while isinstance(newest, Missing) and newest.until_ns is not None:
             t_obs_ns = newest.until_ns
-            newest = self._step(taken, t_obs_ns, t_obs_ns)
+            newest = self._step(taken, t_obs_ns)
         with self._lock:
             for name, stream in self._streams.items():
                 stream.silence = silent.get(name)
@@ -219,7 +223,7 @@ class ObservationBuffer:
         """
         with self._lock:
             taken = {name: tuple(stream.samples) for name, stream in self._streams.items()}
-        step = self._step(taken, time_ns, time_ns)
+        step = self._step(taken, time_ns)
         return self._observation(taken, step, time_ns, now_ns, history)
 
     def _observation(
@@ -233,10 +237,7 @@ class ObservationBuffer:
         if isinstance(newest, Missing) and not newest.bad:
             return list(newest.reasons)
         times = [t_obs_ns - k * self._spec.period_ns for k in reversed(range(1, history))]
-        steps = [
-            *(self._step(taken, time, min(time + self._jitter_ns, t_obs_ns)) for time in times),
-            newest,
-        ]
+        steps = [*(self._step(taken, time, t_obs_ns) for time in times), newest]
         bad = [reason for step in steps if isinstance(step, Missing) for reason in step.bad]
         if bad:
             return list(dict.fromkeys(bad))
@@ -252,8 +253,10 @@ class ObservationBuffer:
             ages_ns={name: age_ns(now_ns, s[-1].stamp_ns) for name, s in taken.items()},
         )
 
-    def _step(self, taken: _Taken, time_ns: int, frames_until_ns: int) -> Step | Missing:
-        return step_at(taken, self._spec, time_ns, frames_until_ns, self._readers)
+    def _step(self, taken: _Taken, time_ns: int, t_obs_ns: int | None = None) -> Step | Missing:
+        latest_ns = time_ns if t_obs_ns is None else min(time_ns + self._jitter_ns, t_obs_ns)
+        frames_until_ns = dict.fromkeys(self._trembling, latest_ns)
+        return step_at(taken, self._spec, time_ns, self._readers, frames_until_ns)
 
     def _reader(self, stream: Stream) -> Read:
         def read(sample: Sample) -> None:

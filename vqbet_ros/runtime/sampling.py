@@ -77,22 +77,25 @@ def step_at(
     samples: Mapping[str, Sequence[Sample]],
     spec: RobotSpec,
     time_ns: int,
-    frames_until_ns: int,
     readers: Mapping[str, Read],
+    frames_until_ns: Mapping[str, int] | None = None,
 ) -> Step | Missing:
     """Sample all streams at a time; decodes only what is needed.
 
     Args:
         samples: Of each stream, in the order of their stamps.
         spec: The robot.
-        time_ns: When. Numbers are interpolated to it, or held, as the spec says.
-        frames_until_ns: Of each camera, the newest frame that is stamped no later than this.
+        time_ns: When. Numbers are interpolated to it, or held, as the spec says; of each camera
+            the newest frame is taken that is stamped no later than this.
         readers: Decode a sample of each stream.
+        frames_until_ns: For some cameras, up to when a frame may be stamped instead.
     """
+    limits_ns = dict.fromkeys((part.stream for part in spec.streams), time_ns)
+    limits_ns |= frames_until_ns or {}
     gaps = [
         Reason(ReasonKind.GAP, _apart(part), part.stream)
         for part in spec.streams
-        if not _may_have(samples[part.stream], part, time_ns, frames_until_ns)
+        if not _may_have(samples[part.stream], part, limits_ns[part.stream])
     ]
     if gaps:
         return Missing(tuple(gaps))
@@ -106,7 +109,7 @@ def step_at(
         stream = part.stream
         try:
             if isinstance(part, CameraSpec):
-                frame = samples[stream][_newest(samples[stream], frames_until_ns)]
+                frame = samples[stream][_newest(samples[stream], limits_ns[stream])]
                 _read(frame, readers[stream])
                 frames[stream], stamps_ns[stream] = frame, frame.stamp_ns
                 continue
@@ -208,13 +211,10 @@ def _read(sample: Sample, read: Read) -> NDArray[np.float64]:
     return sample.value
 
 
-def _may_have(
-    samples: Sequence[Sample], part: CameraSpec | StateSpec, time_ns: int, frames_until_ns: int
-) -> bool:
+def _may_have(samples: Sequence[Sample], part: CameraSpec | StateSpec, time_ns: int) -> bool:
     """Tell without decoding whether there can be a value at a time."""
-    limit_ns = frames_until_ns if isinstance(part, CameraSpec) else time_ns
-    last = _newest(samples, limit_ns)
-    if last < 0 or limit_ns - samples[last].stamp_ns > part.max_age_ns:
+    last = _newest(samples, time_ns)
+    if last < 0 or time_ns - samples[last].stamp_ns > part.max_age_ns:
         return False
     if isinstance(part, CameraSpec) or all(part.held) or samples[last].stamp_ns == time_ns:
         return True
