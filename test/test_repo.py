@@ -57,7 +57,7 @@ def imported_packages(path):
 
 
 def test_every_room_but_ros_imports_without_rclpy():
-    rooms = [module_name(path) for path in SOURCES if path.parent != PACKAGE / 'ros']
+    rooms = [module_name(path) for path in SOURCES if PACKAGE / 'ros' not in path.parents]
     result = import_all(rooms, ['rclpy', 'launch', 'launch_ros', 'std_msgs', 'sensor_msgs'])
     assert result.returncode == 0, result.stderr
 

@@ -18,13 +18,14 @@ from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.time import Time
-from std_msgs.msg import Float64MultiArray, Header
+from std_msgs.msg import Header
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from vqbet_ros.data.messages import DECODERS, warm_up
-from vqbet_ros.errors import VqbetError
+from vqbet_ros.errors import ConfigError, VqbetError
 from vqbet_ros.ros import qos
 from vqbet_ros.ros.checkpoints import apply_goal, load_engine, robot_spec
+from vqbet_ros.ros.commands.commands import Commands
 from vqbet_ros.ros.diagnostics import diagnostic
 from vqbet_ros.ros.inputs import Input
 from vqbet_ros.ros.parameters import declare
@@ -33,6 +34,7 @@ from vqbet_ros.ros.policy_parameters import PolicyParameters
 from vqbet_ros.ros.report import Reporter, warm_up_report
 from vqbet_ros.ros.running import run
 from vqbet_ros.runtime.plan import Chunk
+from vqbet_ros.spec import ActionSpec
 
 
 def _reported(transition: Callable[..., Any]) -> Callable[..., Any]:
@@ -67,6 +69,7 @@ class PolicyNode(LifecycleNode):
         self.pipeline: Pipeline | None = None
         self._load = load
         self._engine: Any = None
+        self._commands: Commands | None = None
         self._active = False
         self._goal = ''
         self._inputs: list[Input] = []
@@ -147,6 +150,7 @@ class PolicyNode(LifecycleNode):
         self._active = False
         if self.pipeline is not None:
             self.pipeline.stop()
+            self._stop_robot()
 
     def _configure(self) -> None:
         values = self.parameters
@@ -155,6 +159,7 @@ class PolicyNode(LifecycleNode):
         goal = self.get_parameter('goal').value
         apply_goal(self._engine, goal)
         self._goal = goal
+        _require_feedable(spec.action)
         self._engine.warm_up()
         warm_up(part.type for part in spec.streams)
         warm_up_report()
@@ -170,13 +175,12 @@ class PolicyNode(LifecycleNode):
         self._reporter = Reporter(
             self.get_fully_qualified_name(), self.get_name(), hardware_id=spec.robot
         )
-        self._command = self.create_lifecycle_publisher(
-            Float64MultiArray, spec.action.command_topic, qos.COMMAND
-        )
+        self._commands = Commands(spec.action, self.pipeline.control_period_ns)
+        self._commands.configure(self)
         self._plan = self.create_lifecycle_publisher(JointTrajectory, '~/plan', qos.STATUS)
         self._wired = [
-            functools.partial(self.destroy_lifecycle_publisher, publisher)
-            for publisher in (self._command, self._plan)
+            self._commands.close,
+            functools.partial(self.destroy_lifecycle_publisher, self._plan),
         ]
         self._inputs = [Input(self, part, self.pipeline) for part in spec.streams]
         self._wired += [stream.destroy for stream in self._inputs]
@@ -194,7 +198,13 @@ class PolicyNode(LifecycleNode):
         for undo in self._wired:
             undo()
         self._wired, self._inputs, self.pipeline, self._engine = [], [], None, None
+        self._commands = None
         gc.unfreeze()
+
+    def _stop_robot(self) -> None:
+        """Send what brings the robot to rest, where its interface needs more than silence."""
+        if self._commands is not None and self.alive():
+            self._commands.stop(self.get_clock().now().nanoseconds)
 
     # Callbacks of the executor
 
@@ -205,7 +215,11 @@ class PolicyNode(LifecycleNode):
             return response
         if not request.data:
             self.pipeline.disable()
+            self._stop_robot()
             response.success, response.message = True, 'disarmed: no more commands'
+            return response
+        if self._commands is not None and self._commands.problem is not None:
+            response.success, response.message = False, self._commands.problem
             return response
         reasons = self.pipeline.enable()
         response.success = not reasons
@@ -261,8 +275,9 @@ class PolicyNode(LifecycleNode):
     # Outputs of the pipeline, called from its threads
 
     def command(self, values: np.ndarray) -> None:
-        """Publish (A,) positions."""
-        self._command.publish(Float64MultiArray(data=values.tolist()))
+        """Send (A,) numbers through the spec's interface."""
+        assert self._commands is not None  # noqa: S101 - it is there as long as the pipeline
+        self._commands.send(values, self.get_clock().now().nanoseconds)
 
     def plan(self, chunk: Chunk) -> None:
         """Publish the chunk; each point's time is when it is due."""
@@ -289,6 +304,25 @@ class PolicyNode(LifecycleNode):
     def alive(self) -> bool:
         """Tell whether publishing is still possible."""
         return bool(self.context.ok())
+
+
+def _require_feedable(action: ActionSpec) -> None:
+    """Refuse what would be commanded without its limits being kept.
+
+    Raises:
+        ConfigError: Velocities, which silence does not stop; chunks, which nothing limits.
+    """
+    interface, options = action.command_interface, action.command_options
+    if action.is_velocity:
+        raise ConfigError(
+            f"action.command_interface: got '{interface}', but only positions can be commanded "
+            'as yet: a robot that takes velocities does not stop where commands stop'
+        )
+    if interface == 'joint_trajectory' and options.trajectory == 'chunk':
+        raise ConfigError(
+            "action.command_options.trajectory: got 'chunk', but limits are kept for single "
+            "commands as yet: expected 'point'"
+        )
 
 
 def main(args: list[str] | None = None) -> int:

@@ -1,0 +1,1 @@
+"""Commands to robots: one file for each interface, behind one protocol."""
