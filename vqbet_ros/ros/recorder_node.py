@@ -30,6 +30,7 @@ from vqbet_ros.ros.recorder_streams import Streams
 from vqbet_ros.ros.running import run
 from vqbet_ros.spec import RobotSpec
 
+POLL_S = 0.01
 REFRESH_S = 0.2
 STATUS_S = 0.5
 # A thread gives Python up to the executor after at most this long; the default is 5 ms.
@@ -75,6 +76,8 @@ class RecorderNode(Node):
             self.create_subscription(Joy, values.joy_topic, self._on_joy, qos.SENSOR_INPUT)
         # Not on the node's clock: a paused simulation must not silence the recorder.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._more = self.create_guard_condition(self._on_poll)
+        self.create_timer(POLL_S, self._on_poll, clock=steady)
         self.create_timer(REFRESH_S, self.streams.refresh, clock=steady)
         self.create_timer(STATUS_S, self._on_status_timer, clock=steady)
 
@@ -113,6 +116,10 @@ class RecorderNode(Node):
         answer = await self.episodes.obey(command)
         response.success, response.message = answer.success, answer.text
         return response
+
+    def _on_poll(self) -> None:
+        if self.streams.poll():
+            self._more.trigger()  # the rest at once, but after what else is due
 
     def _on_joy(self, message: Joy) -> None:
         recording = self.episodes.session.state is State.RECORDING

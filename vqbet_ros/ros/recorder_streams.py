@@ -3,24 +3,28 @@
 A topic is subscribed to while it has publishers, always, so that its rate is known before an
 episode begins; during an episode each message goes on to the episode's queue. A message is stamped
 and handed on, nothing else: it is never deserialised here.
+
+Messages are taken a hundred times a second, all that have come since: see `ros.polling`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 import dataclasses
-import importlib
 import time
 from typing import Any, Protocol
 
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.subscription import Subscription
 from vqbet_ros.errors import UnknownType
 from vqbet_ros.recording.expected import Expected, transports
 from vqbet_ros.recording.measures import RateMeter
 from vqbet_ros.recording.metadata import Topic
-from vqbet_ros.ros.arrivals import Arrivals, HAS_MESSAGE_INFO
+from vqbet_ros.ros.arrivals import Arrivals
+from vqbet_ros.ros.polling import message_class, PolledSubscription
 from vqbet_ros.ros.recorder_qos import adapted, asks_too_much, depth_for, offered, same
 from vqbet_ros.spec import RobotSpec
+
+# Other callbacks wait for no longer than this when many messages have come at once.
+_POLL_NS = 3_000_000
 
 
 class Sink(Protocol):
@@ -52,7 +56,6 @@ class TopicInput:
         received: Messages so far.
         newest: The newest message's bytes, if any.
         newest_ns: When that came.
-        longest_ns: The longest that a message's callback took since it was last set to 0.
         problem: Why it cannot be subscribed to; empty if it can.
     """
 
@@ -63,12 +66,11 @@ class TopicInput:
         self.received = 0
         self.newest: bytes | None = None
         self.newest_ns: int | None = None
-        self.longest_ns = 0
         self.problem = ''
         self._node = node
         self._arrivals = Arrivals(node)
         self._meter = RateMeter(expected.rate_hz)
-        self._subscription: Subscription | None = None
+        self._subscription: PolledSubscription | None = None
         self._qos: QoSProfile | None = None
         self._sink: Sink | None = None
         self._channel = -1
@@ -150,10 +152,26 @@ class TopicInput:
         if self._qos is not None and self.is_latched:
             self._subscribe(self._qos)
 
+    def take(self) -> bool:
+        """Take one message and hand it on; False if none has come."""
+        taken = self._subscription.take() if self._subscription is not None else None
+        if taken is None:
+            return False
+        payload, info = taken
+        received_ns, sent_ns, sequence = self._arrivals.note(info)
+        if self._channel >= 0 and self._sink is not None:
+            self._sink.put(self._channel, payload, received_ns, sent_ns, sequence)
+        self.received += 1
+        self.newest, self.newest_ns = payload, received_ns
+        self._meter.add(received_ns)
+        return True
+
     def destroy(self) -> None:
-        """Unsubscribe."""
+        """Unsubscribe, once all that has come is taken."""
         if self._subscription is not None:
-            self._node.destroy_subscription(self._subscription)
+            while self.take():
+                pass
+            self._subscription.destroy()
             self._subscription = None
             self._qos = None
 
@@ -168,35 +186,13 @@ class TopicInput:
             return
         self.problem = ''
         self.destroy()
-        self._subscription = self._node.create_subscription(
-            kind,
-            self.expected.topic,
-            self._with_info if HAS_MESSAGE_INFO else self._without_info,
-            qos,
-            raw=True,
-        )
+        self._subscription = PolledSubscription(self._node, kind, self.expected.topic, qos)
         self._qos = qos
         reliable = qos.reliability == ReliabilityPolicy.RELIABLE
         self._node.get_logger().info(
             f'{self.expected.topic}: {self.expected.type}, {len(self.fitting)} publisher(s), '
             f'{"reliable" if reliable else "best effort"}{", latched" if self.is_latched else ""}'
         )
-
-    def _with_info(self, payload: bytes, info: Mapping[str, Any]) -> None:
-        self._take(payload, info)
-
-    def _without_info(self, payload: bytes) -> None:
-        self._take(payload, None)
-
-    def _take(self, payload: bytes, info: Mapping[str, Any] | None) -> None:
-        began_ns = time.perf_counter_ns()
-        received_ns, sent_ns, sequence = self._arrivals.note(info)
-        if self._channel >= 0 and self._sink is not None:
-            self._sink.put(self._channel, payload, received_ns, sent_ns, sequence)
-        self.received += 1
-        self.newest, self.newest_ns = payload, received_ns
-        self._meter.add(received_ns)
-        self.longest_ns = max(self.longest_ns, time.perf_counter_ns() - began_ns)
 
 
 class Streams:
@@ -206,6 +202,10 @@ class Streams:
         node: Subscribes.
         expected: The streams, as the spec has them.
         prefer_compressed: Take a raw camera's <topic>/compressed where that is published.
+
+    Attributes:
+        inputs: One for each stream.
+        longest_ns: The longest that `poll` took since `attach`.
     """
 
     def __init__(
@@ -217,6 +217,7 @@ class Streams:
         self._sink: Sink | None = None
         self._asked = tuple(expected)
         self.inputs = [TopicInput(node, stream) for stream in self._asked]
+        self.longest_ns = 0
 
     @property
     def expected(self) -> tuple[Expected, ...]:
@@ -232,11 +233,6 @@ class Streams:
             cameras.append(dataclasses.replace(camera, topic=stream.topic, type=kind))
         return dataclasses.replace(spec, cameras=tuple(cameras))
 
-    @property
-    def longest_ns(self) -> int:
-        """The longest that any message's callback took since `attach`."""
-        return max((one.longest_ns for one in self.inputs), default=0)
-
     def refresh(self) -> None:
         """Look at the publishers of every topic."""
         if self._prefer_compressed and self._sink is None:
@@ -244,16 +240,28 @@ class Streams:
         for one in self.inputs:
             one.refresh()
 
+    def poll(self) -> bool:
+        """Take the messages that have come, in turns; True if time ran out before the messages."""
+        began_ns = now_ns = time.perf_counter_ns()
+        waiting = self.inputs
+        while waiting and now_ns - began_ns < _POLL_NS:
+            waiting = [one for one in waiting if one.take()]
+            now_ns = time.perf_counter_ns()
+        self.longest_ns = max(self.longest_ns, now_ns - began_ns)
+        return bool(waiting)
+
     def attach(self, sink: Sink) -> None:
-        """Begin an episode: hand every message on, latched ones anew."""
+        """Begin an episode: hand every message on that comes from now on, latched ones anew."""
+        self._take_all()
         self._sink = sink
+        self.longest_ns = 0
         for one in self.inputs:
-            one.longest_ns = 0
             one.attach(sink)
             one.retake()
 
     def detach(self) -> None:
-        """End the episode."""
+        """End the episode, with all that has come so far."""
+        self._take_all()
         self._sink = None
         for one in self.inputs:
             one.attach(None)
@@ -262,6 +270,11 @@ class Streams:
         """Unsubscribe from all."""
         for one in self.inputs:
             one.destroy()
+
+    def _take_all(self) -> None:
+        for one in self.inputs:
+            while one.take():
+                pass
 
     def _choose_transports(self) -> None:
         for index, (asked, now) in enumerate(zip(self._asked, self.inputs, strict=True)):
@@ -275,15 +288,3 @@ class Streams:
                 now.destroy()
                 chosen = dataclasses.replace(asked, topic=topic, type=kind)
                 self.inputs[index] = TopicInput(self._node, chosen)
-
-
-def message_class(type_name: str) -> Any:
-    """Import a message type, 'sensor_msgs/msg/Image'.
-
-    Raises:
-        ImportError: Its package is not installed.
-        AttributeError: The package has no such message.
-        ValueError: This is no type's name.
-    """
-    package, folder, name = type_name.split('/')
-    return getattr(importlib.import_module(f'{package}.{folder}'), name)

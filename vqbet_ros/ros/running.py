@@ -1,6 +1,7 @@
 """How every node of this package begins and ends as a process."""
 
 from collections.abc import Callable
+import gc
 import signal
 import sys
 from typing import Protocol
@@ -50,6 +51,10 @@ def run(name: str, build: Callable[[], RunnableNode], args: list[str] | None) ->
         executor = SingleThreadedExecutor()
         assert isinstance(node, Node)  # noqa: S101 - protocols cannot ask for a base class
         executor.add_node(node)
+        # What is there now stays: let Python's garbage collector not walk through all of it again
+        # and again, which took half of a busy node's time, in pauses of tens of ms.
+        gc.collect()
+        gc.freeze()
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
