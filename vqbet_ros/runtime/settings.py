@@ -18,11 +18,17 @@ class LimiterSettings:
             is refused instead of clamped.
         gross_velocity: A target that jumps faster than this many times the largest velocity is
             refused instead of clamped.
+        seam: A chunk whose first action is further from the last command than this share of the
+            range is refused.
+        seam_s: The first action may be as far away as `gross_velocity` leads in this time, even
+            if it is due earlier.
     """
 
     soft_margin: float = 0.0
     gross_position: float = 0.25
     gross_velocity: float = 10.0
+    seam: float = 1.5
+    seam_s: float = 0.1
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -39,6 +45,8 @@ class LimiterSettings:
                 positive(self.gross_velocity) and self.gross_velocity >= 1,
                 f'gross_velocity: got {self.gross_velocity}, expected 1 or more',
             ),
+            (self.seam > 0, f'seam: got {self.seam}, expected more than 0'),
+            (positive(self.seam_s), f'seam_s: got {self.seam_s}, expected more than 0'),
         )
 
 
