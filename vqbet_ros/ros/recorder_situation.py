@@ -27,8 +27,8 @@ def situation(one: TopicInput, now_ns: int) -> Situation:
         except BadMessage as error:
             wrong = str(error)
         if one.expected.joint_names and one.expected.type == JOINT_STATE:
-            message: Any = deserialize_message(one.newest, JointState)
-            joints = tuple(message.name)
+            messages: list[Any] = [deserialize_message(cdr, JointState) for cdr in one.recent]
+            joints = tuple(dict.fromkeys(name for message in messages for name in message.name))
     return Situation(
         topic=one.expected.topic,
         publishers=len(one.offers),

@@ -7,6 +7,7 @@ and handed on, nothing else: it is never deserialised here.
 Messages are taken a hundred times a second, all that have come since: see `ros.polling`.
 """
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 import dataclasses
 import time
@@ -25,6 +26,8 @@ from vqbet_ros.spec import RobotSpec
 
 # Other callbacks wait for no longer than this when many messages have come at once.
 _POLL_NS = 3_000_000
+# Arm and gripper may each publish their own joints, at rates of their own.
+_RECENT = 16
 
 
 class Sink(Protocol):
@@ -54,7 +57,7 @@ class TopicInput:
         expected: The same; its type is filled in once it is known.
         offers: What its publishers offer, as rclpy tells it.
         received: Messages so far.
-        newest: The newest message's bytes, if any.
+        recent: The newest messages' bytes; of streams with joint names several.
         newest_ns: When that came.
         problem: Why it cannot be subscribed to; empty if it can.
     """
@@ -64,7 +67,7 @@ class TopicInput:
         self.expected = expected
         self.offers: Sequence[Any] = ()
         self.received = 0
-        self.newest: bytes | None = None
+        self.recent: deque[bytes] = deque(maxlen=_RECENT if expected.joint_names else 1)
         self.newest_ns: int | None = None
         self.problem = ''
         self._node = node
@@ -74,6 +77,11 @@ class TopicInput:
         self._qos: QoSProfile | None = None
         self._sink: Sink | None = None
         self._channel = -1
+
+    @property
+    def newest(self) -> bytes | None:
+        """The newest message's bytes, if any."""
+        return self.recent[-1] if self.recent else None
 
     @property
     def lost(self) -> int:
@@ -162,7 +170,8 @@ class TopicInput:
         if self._channel >= 0 and self._sink is not None:
             self._sink.put(self._channel, payload, received_ns, sent_ns, sequence)
         self.received += 1
-        self.newest, self.newest_ns = payload, received_ns
+        self.recent.append(payload)
+        self.newest_ns = received_ns
         self._meter.add(received_ns)
         return True
 
