@@ -75,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
         if not args.keep:
             shutil.rmtree(bags)
     figures = {**_machine(), 'seconds': args.seconds, **compared, **measured}
+    _compare_cpu(figures)
     _show(figures)
     if hasattr(args, 'json'):
         args.json.parent.mkdir(parents=True, exist_ok=True)
@@ -115,8 +116,6 @@ def _measure(args: argparse.Namespace, bags: Path) -> dict[str, Any]:
             baseline = [*module_command('bench_baseline'), str(bags / 'baseline')]
             processes.start('baseline', baseline, environment)
             result['baseline'] = _baseline(processes, args.baseline_seconds)
-            share = result['baseline']['cpu_core_share']
-            result['cpu_ratio_to_rosbags'] = round(result['cpu_core_share'] / share, 3)
     return {'episode': episode, **result}
 
 
@@ -153,13 +152,36 @@ def _baseline(processes: Any, seconds: int) -> dict[str, Any]:
     for _ in _seconds(_WARM_UP_S, 'baseline starts'):
         processes.check()
     used_s, began_s = _cpu_s(pid), time.monotonic()
+    written = _written(processes.log('baseline'))
     rss_mb = 0.0
     for _ in _seconds(seconds, 'baseline'):
         processes.check()
         rss_mb = max(rss_mb, _memory_mb(pid)[0])
     share = (_cpu_s(pid) - used_s) / (time.monotonic() - began_s)
+    written = _written(processes.log('baseline')) - written
     processes.stop('baseline')
-    return {'seconds': seconds, 'cpu_core_share': round(share, 4), 'rss_mb': rss_mb}
+    return {
+        'seconds': seconds,
+        'cpu_core_share': round(share, 4),
+        'messages_per_s': round(written / seconds, 1),
+        'rss_mb': rss_mb,
+    }
+
+
+def _written(log: Path) -> int:
+    """Return how many messages the plain recorder says it has written."""
+    lines = [line.split() for line in log.read_text(encoding='utf-8').splitlines()]
+    counts = [int(line[1]) for line in lines if line[:1] == ['written']]
+    return counts[-1] if counts else 0
+
+
+def _compare_cpu(figures: dict[str, Any]) -> None:
+    """Add the ratio of CPU time per message: one of the two may have been too slow for all."""
+    baseline = figures.get('baseline')
+    if baseline and figures['recorded'] and baseline['messages_per_s']:
+        ours = figures['cpu_core_share'] / (figures['recorded'] / figures['seconds'])
+        theirs = baseline['cpu_core_share'] / baseline['messages_per_s']
+        figures['cpu_ratio_to_rosbags'] = round(ours / theirs, 3)
 
 
 def _seconds(count: int, what: str) -> Any:
@@ -209,8 +231,10 @@ def _show(figures: dict[str, Any]) -> None:
     print(f'CPU                {figures["cpu_core_share"]:.1%} of a core')
     if figures['cpu_ratio_to_rosbags'] is not None:
         print(
-            f'  of a plain one   {figures["cpu_ratio_to_rosbags"]:.2f} of its '
-            f'{figures["baseline"]["cpu_core_share"]:.1%}'
+            f'  of a plain one   {figures["cpu_ratio_to_rosbags"]:.2f} per message; it took '
+            f'{figures["baseline"]["cpu_core_share"]:.1%} for '
+            f'{figures["baseline"]["messages_per_s"]:.0f} of '
+            f'{figures["published"] / figures["seconds"]:.0f} messages/s'
         )
     print(f'memory             {figures["rss_mb"]:.0f} MB at most')
     print(f'longest callback   {figures["max_callback_ms"]:.2f} ms')

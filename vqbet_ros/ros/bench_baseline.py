@@ -20,10 +20,11 @@ from vqbet_ros.ros.running import run
 from vqbet_ros.spec import COMPRESSED_IMAGE, IMAGE, JOINT_STATE
 
 _CLASSES = {IMAGE: Image, COMPRESSED_IMAGE: CompressedImage, JOINT_STATE: JointState}
+_TELL_S = 0.2
 
 
 class Baseline(Node):
-    """Records the load from its start until its end.
+    """Records the load from its start until its end, and prints how much, line by line.
 
     Args:
         path: The bag's folder; it must not exist.
@@ -33,7 +34,7 @@ class Baseline(Node):
         """Open the bag."""
         super().__init__('bench_baseline')
         self.failure: BaseException | None = None
-        self.written = 0
+        self._written = 0
         self._writer = Writer(path, version=9, storage_plugin=StoragePlugin.MCAP)
         self._writer.open()
 
@@ -49,17 +50,21 @@ class Baseline(Node):
                 lambda message, connection=connection: self._write(connection, message),
                 depth_for(rate_hz),
             )
+        self.create_timer(_TELL_S, self._tell)
         return True
 
     def close(self) -> None:
         """Close the bag."""
         self._writer.close()
-        print(f'bench_baseline: {self.written} messages', flush=True)
+        self._tell()
+
+    def _tell(self) -> None:
+        print('written', self._written, flush=True)
 
     def _write(self, connection: Any, message: Any) -> None:
         now_ns = self.get_clock().now().nanoseconds
         self._writer.write(connection, now_ns, serialize_message(message))
-        self.written += 1
+        self._written += 1
 
 
 def main(args: list[str] | None = None) -> int:
