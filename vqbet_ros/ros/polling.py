@@ -1,9 +1,8 @@
 """Subscriptions from which messages are taken when their owner asks, many at a time.
 
-rclpy's executor looks at every entity of the node anew for each message. With the 13 of a recorder
-that is 0.6 ms for each: at 620 messages a second it took a third of a core, and doing so a hundred
-times a second takes a tenth of that. The middleware stamps messages when they come, not when they
-are taken.
+rclpy's executor looks at every entity of the node anew for each message. At 620 messages a second
+a recorder took 53 % of a core that way, and takes 24 % when it looks a hundred times a second. The
+middleware stamps messages when they come, not when they are taken.
 """
 
 from collections.abc import Mapping

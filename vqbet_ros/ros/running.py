@@ -51,8 +51,8 @@ def run(name: str, build: Callable[[], RunnableNode], args: list[str] | None) ->
         executor = SingleThreadedExecutor()
         assert isinstance(node, Node)  # noqa: S101 - protocols cannot ask for a base class
         executor.add_node(node)
-        # What is there now stays: let Python's garbage collector not walk through all of it again
-        # and again, which took half of a busy node's time, in pauses of tens of ms.
+        # What is there now stays: Python's garbage collector need not walk through all of it again
+        # and again, while callbacks wait.
         gc.collect()
         gc.freeze()
         executor.spin()
