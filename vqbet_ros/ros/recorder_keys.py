@@ -187,6 +187,10 @@ def main(args: list[str] | None = None) -> int:
             watch(client, executor.spin_once)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except Exception:
+        # A signal shuts the context down at any moment; what was under way fails then.
+        if rclpy.ok():
+            raise
     finally:
         rclpy.try_shutdown()
     return 0
