@@ -2,6 +2,7 @@
 
 import argparse
 from collections import Counter
+import importlib.util
 import json
 from pathlib import Path
 import sys
@@ -128,7 +129,9 @@ def _finish(
     frames: int,
     seconds: float,
 ) -> None:
-    """Print and write the result, and the dataset's report."""
+    """Write the dataset's report, print and write the result."""
+    if preparation.num_episodes and (frames or not (args.dataset / 'report.html').exists()):
+        _report(args.dataset)
     count = Counter(done.status for done in finished)
     print(
         f'{args.dataset}: {preparation.num_episodes} episodes, {preparation.num_frames} frames; '
@@ -146,6 +149,19 @@ def _finish(
         }
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(result, indent=2) + '\n', encoding='utf-8')
+
+
+def _report(dataset: Path) -> None:
+    from vqbet_ros.training.dataset_report import write_dataset_report
+
+    if importlib.util.find_spec('matplotlib') is None:
+        print(
+            "no report.html: it needs matplotlib, of the extra 'train' "
+            "(pip install 'vqbet_ros[train]')",
+            file=sys.stderr,
+        )
+        return
+    write_dataset_report(dataset)
 
 
 def _mapping(done: 'Done') -> dict[str, Any]:
