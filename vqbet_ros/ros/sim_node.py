@@ -270,6 +270,11 @@ def _require_playable(spec: RobotSpec) -> None:
             problems.append(f'{camera.topic}: expected {IMAGE_SIZE}x{IMAGE_SIZE} without a crop')
     if sorted(spec.action_names) != sorted(STATE_NAMES) or spec.action.reference != 'absolute':
         problems.append(f'action: expected absolute {list(STATE_NAMES)}')
+    if spec.action.command_interface != 'forward_position':
+        problems.append(
+            f"action: got command_interface '{spec.action.command_interface}', expected "
+            "'forward_position'"
+        )
     if problems:
         raise ConfigError(
             listed(f"the PushT world cannot play the robot '{spec.robot}'", problems)

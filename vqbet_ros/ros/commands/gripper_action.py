@@ -66,7 +66,8 @@ class GripperAction:
                 throttle_duration_sec=_WARN_EVERY_S,
             )
             return
-        self._client.send_goal_async(self._goal(due)).add_done_callback(self._answered)
+        goal = goal_of(self._type, self._gripper, self._command, due)
+        self._client.send_goal_async(goal).add_done_callback(self._answered)
         self._gate.sent(due, now_ns)
 
     def stop(self, now_ns: int) -> None:
@@ -79,19 +80,6 @@ class GripperAction:
             self._node = None
             self._client.destroy()
 
-    def _goal(self, value: float) -> Any:
-        goal, effort = self._type.Goal(), self._command.max_effort
-        if self._command.interface == 'gripper_command':
-            goal.command.position = value
-            goal.command.max_effort = effort or 0.0  # zero leaves it to the gripper
-        else:
-            goal.command = JointState(
-                name=[self._gripper.name],
-                position=[value],
-                effort=[] if effort is None else [effort],
-            )
-        return goal
-
     def _answered(self, future: Any) -> None:
         if future.cancelled() or future.exception() or not future.result().accepted:
             self.rejected += 1
@@ -101,3 +89,15 @@ class GripperAction:
                     f'{self._command.topic} rejected a goal ({self.rejected} so far)',
                     throttle_duration_sec=_WARN_EVERY_S,
                 )
+
+
+def goal_of(kind: Any, gripper: GripperSpec, command: GripperCommand, value: float) -> Any:
+    """Return a goal of the action type `kind`."""
+    goal = kind.Goal()
+    if command.interface == 'gripper_command':
+        goal.command.position = value
+        goal.command.max_effort = command.max_effort or 0.0  # zero leaves it to the gripper
+    else:
+        effort = [] if command.max_effort is None else [command.max_effort]
+        goal.command = JointState(name=[gripper.name], position=[value], effort=effort)
+    return goal
