@@ -1,7 +1,8 @@
 """policy_node over real topics: the test plays the robot, a stand-in plays the policy."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import threading
+import time
 from typing import Any
 
 import cv2
@@ -15,6 +16,7 @@ from lifecycle_msgs.msg import State as LifecycleState
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import SetParameters
+import rclpy
 from rclpy.parameter import Parameter
 from rclpy.time import Time
 from sensor_msgs.msg import CompressedImage, Image, JointState
@@ -24,7 +26,7 @@ from trajectory_msgs.msg import JointTrajectory
 from vqbet_ros.errors import BadCheckpoint, ConfigError
 from vqbet_ros.resources import resource
 from vqbet_ros.ros.policy_node import PolicyNode
-from vqbet_ros.spec import RobotSpec
+from vqbet_ros.spec import CommandOptions, RobotSpec
 
 pytestmark = pytest.mark.ros
 
@@ -562,3 +564,67 @@ def test_status_says_what_to_do_before_anything_is_configured(graph, values):
     assert seen['state'] == 'unconfigured'
     assert seen['hint'] == 'ros2 lifecycle set /policy_node configure'
     node.close()
+
+
+@pytest.fixture
+def spec_with(tmp_path):
+    """Write the robot's spec with another way to command it."""
+
+    def write(**action):
+        path = tmp_path / 'robot.yaml'
+        spec = replace(SPEC, action=replace(SPEC.action, **action))
+        path.write_text(spec.to_yaml(), encoding='utf-8')
+        return str(path)
+
+    return write
+
+
+def test_the_spec_chooses_the_messages_of_the_commands(robot, drive, graph, spec_with):
+    trajectories = graph.listen(JointTrajectory, '/arm/joint_trajectory')
+    spec = spec_with(command_interface='joint_trajectory', command_topic='/arm/joint_trajectory')
+    driver = drive(spec=spec, control_rate_hz=50.0)
+    driver.activate()
+    driver.wait_ready()
+    assert driver.enable().success
+    message = trajectories.wait(count=3)
+    assert message.joint_names == ['x', 'y']
+    (point,) = message.points
+    assert list(point.positions) == list(ACTION)
+    assert point.time_from_start.nanosec == 20_000_000
+    assert len(driver.commands) == 0
+
+
+def test_a_controller_of_another_order_is_not_commanded(robot, drive, graph):
+    controller = rclpy.create_node('forward_position_controller', context=graph.context)
+    controller.declare_parameter('joints', ['y', 'x'])
+    graph.add(controller)
+    driver = drive()
+    driver.activate()
+    driver.wait_ready()
+    found, deadline = driver.enable(), time.monotonic() + 20.0
+    while 'controller' not in found.message and time.monotonic() < deadline:  # it has to answer
+        found = driver.enable()
+    assert not found.success
+    assert "commands ['y', 'x'], the spec ['x', 'y']" in found.message
+
+
+@pytest.mark.parametrize(
+    ('action', 'message'),
+    [
+        (
+            {
+                'command_interface': 'joint_trajectory',
+                'command_options': CommandOptions(trajectory='chunk'),
+            },
+            "got 'chunk', but limits are kept for single commands",
+        ),
+        ({'command_interface': 'joint_group'}, 'needs interbotix_xs_msgs/msg/JointGroupCommand'),
+    ],
+)
+def test_what_cannot_be_commanded_is_refused_at_configure(
+    drive, spec_with, capfd, action, message
+):
+    driver = drive(spec=spec_with(**action))
+    assert not driver.change(Transition.TRANSITION_CONFIGURE)
+    assert driver.lifecycle() == LifecycleState.PRIMARY_STATE_UNCONFIGURED
+    assert message in capfd.readouterr().err
