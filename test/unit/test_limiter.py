@@ -54,12 +54,12 @@ def test_what_is_not_finite_is_refused(value):
 
 
 def test_gross_excess_is_refused_and_changes_nothing():
-    joints = limiter(ARM, ARM, JointLimits((0.0, 1.0)))
+    joints = limiter(ARM, ARM, JointLimits((0.0, 1.0)), gross_velocity=5.0)
     joints.seed(np.array([0.0, 0.5, 0.5]))
     for wrong, text in (
         ([0.0, 3.5, 0.5], 'b: 3.5 is outside [-2.0, 2.0]'),
         ([0.0, 0.5, -0.3], 'c: -0.3 is outside [0.0, 1.0]'),
-        ([0.2, 0.5, 0.5], 'a: jumps at 20 per s, limit 1.5'),
+        ([0.9, 0.5, 0.5], 'a: jumps by 0.9, limit 0.75'),
     ):
         with pytest.raises(Refused) as error:
             joints.limit(np.array(wrong))
@@ -73,7 +73,7 @@ def test_gross_excess_is_refused_and_changes_nothing():
 
 def test_a_plan_that_goes_on_from_the_last_command_is_no_jump():
     """Also where the target before was far ahead of what the limits let through."""
-    joints = limiter(ARM, gross_velocity=2.0)
+    joints = limiter(ARM, gross_velocity=2.0, seam_s=0.01)
     joints.seed(np.zeros(1))
     for k in range(1, 40):
         command = joints.limit(np.array([k * 0.02]))

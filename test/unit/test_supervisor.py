@@ -9,6 +9,7 @@ import pytest
 from vqbet_ros.errors import ConfigError
 from vqbet_ros.runtime.gate import Reason, ReasonKind
 from vqbet_ros.runtime.plan import Chunk
+from vqbet_ros.runtime.settings import RuntimeSettings
 from vqbet_ros.runtime.supervisor import Command, Hold, State, Supervisor
 from vqbet_ros.spec import JointLimits, RobotSpec
 
@@ -191,11 +192,13 @@ def test_reset_without_a_fault_does_nothing(supervisor):
     assert supervisor.epoch == epoch
 
 
-def test_a_spec_with_limits_that_are_not_kept_is_refused():
+def test_rates_need_a_caller_that_can_keep_them():
     limits = {**SPEC.action.limits, 'x': JointLimits((0.0, 1.0), velocity=1.0)}
     action = dataclasses.replace(SPEC.action, limits=limits)
+    spec = dataclasses.replace(SPEC, action=action)
     with pytest.raises(ConfigError, match=r'limits\.x\.velocity'):
-        Supervisor(dataclasses.replace(SPEC, action=action))
+        Supervisor(spec)
+    Supervisor(spec, RuntimeSettings())
 
 
 anything = st.floats(width=32)  # NaN and infinities too

@@ -92,7 +92,8 @@ class ChunkCheck:
     def _jumps(self, actions: Vector, period_s: float) -> list[str]:
         if len(actions) < 2:
             return []
-        speeds = np.abs(np.diff(actions, axis=0)) / period_s  # (W - 1, A)
+        with np.errstate(over='ignore'):  # infinitely fast is too fast
+            speeds = np.abs(np.diff(actions, axis=0)) / period_s  # (W - 1, A)
         problems = []
         for i, name in enumerate(self._names):
             fastest = int(speeds[:, i].argmax())

@@ -21,6 +21,21 @@ class ReasonKind(Enum):
     OLD_CHUNK = 'chunk is outdated'
     BAD_CHUNK = 'chunk cannot be used'
     FAULT = 'fault'
+    DISARMING = 'stopping, then disarmed'
+    NO_START = 'where the robot is, is not known'
+    START_TOO_FAR = 'the plan begins too far from the robot'
+    ESTOP = 'emergency stop is pressed'
+    DEADMAN = 'deadman switch is released'
+    TRACKING = 'the robot does not follow its commands'
+    INFERENCE_LATE = 'inference takes too long'
+    INFERENCE_DEAD = 'inference has ended'
+    REFUSED = 'command is grossly wrong'
+    FOREIGN_PUBLISHER = 'somebody else sends commands too'
+    CONTROLLER = 'controller does not take commands'
+    CLOCK_JUMP = 'the clock jumped'
+    REVERSALS = 'commands tremble'
+    JERK = 'commands jerk'
+    CONFIDENCE = 'the policy is not sure'
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,21 @@ class Limiter:
         return None if self._sent is None else self._sent.copy()
 
     @property
+    def position(self) -> NDArray[np.float64] | None:
+        """From where the next command goes on (A,): the last one, or the seed."""
+        if self._motions is None:
+            return None
+        return np.array([motion.position for motion in self._motions])
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether the last command moved nothing by more than a billionth of its range."""
+        return all(
+            abs(motion.velocity) * self._period_s <= 1e-9 * axis.size
+            for motion, axis in zip(self._motions or (), self._axes, strict=False)
+        )
+
+    @property
     def velocities(self) -> NDArray[np.float64]:
         """Velocities (A,) of the last command; zeros before the first."""
         if self._motions is None:
@@ -129,7 +144,8 @@ class Limiter:
             return f'got shape {values.shape}, expected ({len(self._names)},)'
         if not np.isfinite(values).all():
             return f'got {values}, expected finite numbers'
-        tick_s = self._tick(elapsed_s)
+        # Steps of a chunk may come whole in one tick.
+        seconds = max(self._tick(elapsed_s), self._settings.seam_s)
         problems = []
         for i, (name, axis, value) in enumerate(
             zip(self._names, self._axes, values.tolist(), strict=True)
@@ -140,9 +156,9 @@ class Limiter:
             if self._motions is not None:
                 # A new plan may begin at the last command although the last target was further.
                 jump = min(abs(value - self._targets[i]), abs(value - self._motions[i].position))
-                if jump > self._settings.gross_velocity * axis.velocity * tick_s:
-                    speed = f'{jump / tick_s:.3g} per s, limit {axis.velocity:g}'
-                    problems.append(f'{name}: jumps at {speed}')
+                farthest = self._settings.gross_velocity * axis.velocity * seconds
+                if jump > farthest:
+                    problems.append(f'{name}: jumps by {jump:.3g}, limit {farthest:.3g}')
         return '; '.join(problems) or None
 
     def limit(

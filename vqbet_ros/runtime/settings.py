@@ -1,10 +1,10 @@
 """How cautious the runtime is: settings that belong to neither the robot nor the policy."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 import math
 from typing import Literal
 
-from vqbet_ros.checks import positive, require
+from vqbet_ros.checks import Check, positive, require
 
 
 @dataclass(frozen=True)
@@ -16,12 +16,12 @@ class LimiterSettings:
             0.5.
         gross_position: A target that lies outside its range by more than this share of the range
             is refused instead of clamped.
-        gross_velocity: A target that jumps faster than this many times the largest velocity is
-            refused instead of clamped.
+        gross_velocity: A target that jumps further than this many times the largest velocity
+            leads in `seam_s` is refused instead of clamped.
         seam: A chunk whose first action is further from the last command than this share of the
             range is refused.
-        seam_s: The first action may be as far away as `gross_velocity` leads in this time, even
-            if it is due earlier.
+        seam_s: A jump, or the way to a chunk's first action, may be as long as `gross_velocity`
+            leads in this time, however short the time is that it has: a policy's step.
     """
 
     soft_margin: float = 0.0
@@ -78,3 +78,86 @@ class BlendSettings:
                 f'hysteresis: got {self.hysteresis}, expected 0 to 1',
             ),
         )
+
+
+@dataclass(frozen=True)
+class StartSettings:
+    """What happens where the plan begins far from the robot.
+
+    Attributes:
+        tolerance: Distance of any joint (not of a gripper) from where it is measured, in the
+            action's unit; null for any.
+        beyond: What is done beyond it: 'refuse' disarms, 'ramp_in' goes over to the plan slowly.
+        ramp_in_s: How long that takes.
+    """
+
+    tolerance: float | None = None
+    beyond: Literal['refuse', 'ramp_in'] = 'refuse'
+    ramp_in_s: float = 2.0
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        require(
+            _positive_or_none('tolerance', self.tolerance),
+            (positive(self.ramp_in_s), f'ramp_in_s: got {self.ramp_in_s}, expected more than 0'),
+        )
+
+
+@dataclass(frozen=True)
+class WatchSettings:
+    """What is watched while the robot is commanded; null switches a watch off.
+
+    Attributes:
+        deadman_timeout_s: A deadman switch has to be heard of that often; without it the robot
+            stops and is disarmed.
+        inference_deadline_s: Longest time that one inference may take.
+        tracking_error: Largest distance of any joint (not of a gripper) from its last command, in
+            the action's unit.
+        tracking_s: How long it may be larger than that.
+        clock_jump_s: Largest difference of the clock from a steady one between two ticks.
+    """
+
+    deadman_timeout_s: float | None = None
+    inference_deadline_s: float | None = None
+    tracking_error: float | None = None
+    tracking_s: float = 0.2
+    clock_jump_s: float | None = 0.5
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        require(
+            _positive_or_none('deadman_timeout_s', self.deadman_timeout_s),
+            _positive_or_none('inference_deadline_s', self.inference_deadline_s),
+            _positive_or_none('tracking_error', self.tracking_error),
+            (self.tracking_s >= 0, f'tracking_s: got {self.tracking_s}, expected 0 or more'),
+            _positive_or_none('clock_jump_s', self.clock_jump_s),
+        )
+
+
+@dataclass(frozen=True)
+class RuntimeSettings:
+    """All of them.
+
+    Attributes:
+        control_rate_hz: Rate of the commands; null for the policy's.
+        interpolation: What is commanded between two actions.
+        bad_chunk: What happens when a chunk is not finite or grossly wrong: 'fault', or 'hold'
+            when the chunk before it ends.
+    """
+
+    control_rate_hz: float | None = None
+    interpolation: Literal['step', 'linear', 'cubic'] = 'linear'
+    bad_chunk: Literal['fault', 'hold'] = 'fault'
+    limiter: LimiterSettings = field(default_factory=LimiterSettings)
+    blend: BlendSettings = field(default_factory=BlendSettings)
+    start: StartSettings = field(default_factory=StartSettings)
+    watch: WatchSettings = field(default_factory=WatchSettings)
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        require(_positive_or_none('control_rate_hz', self.control_rate_hz))
+
+
+def _positive_or_none(name: str, value: float | None) -> Check:
+    fine = value is None or positive(value)
+    return fine, f'{name}: got {value}, expected more than 0, or null'

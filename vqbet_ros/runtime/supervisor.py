@@ -1,68 +1,39 @@
 """The one place that decides whether the robot is commanded, and with what.
 
-    DISARMED ──enable──► WAITING ──first command──► RUNNING ◄──► HOLD
-        ▲                   │                          │           │
-        └─────disable───────┴──────────────────────────┴───────────┘      any ──fault──► FAULT
+    DISARMED ──enable──► WAITING ──first command──► RAMP_IN ──► RUNNING ◄──► HOLD
+        ▲                   │                          │           │          │
+        └──────disarm───────┴──────────────────────────┴───────────┴──────────┘   any ──► FAULT
 
-In every state but RUNNING nothing is published: a robot that takes positions keeps its last one.
+A command of the policy comes in RAMP_IN and RUNNING alone. HOLD stops the robot within its limits
+and then keeps it where it is; so does FAULT, but that sends nothing once the robot stands, and an
+emergency stop nothing at all. Why each reason leads where is the table in `reactions`.
 """
 
 from collections import Counter
 from collections.abc import Sequence
 import dataclasses
-from dataclasses import dataclass
-from enum import Enum
 import threading
 
 import numpy as np
 from numpy.typing import NDArray
 from vqbet_ros.errors import ConfigError, listed
+from vqbet_ros.runtime.chunk import Chunk
+from vqbet_ros.runtime.chunk_check import ChunkCheck
 from vqbet_ros.runtime.gate import Reason, ReasonKind
+from vqbet_ros.runtime.interpolation import Start
 from vqbet_ros.runtime.limiter import Limiter, Refused
-from vqbet_ros.runtime.plan import Chunk, Plan
+from vqbet_ros.runtime.outcome import Command, Hold, State
+from vqbet_ros.runtime.plan import Plan
+from vqbet_ros.runtime.ramp import Ramp
+from vqbet_ros.runtime.reactions import Reaction, REACTIONS
+from vqbet_ros.runtime.settings import RuntimeSettings
+from vqbet_ros.runtime.watch import Facts, Watch
 from vqbet_ros.spec import RobotSpec
 
+__all__ = ['Command', 'Hold', 'State', 'Supervisor']
 
-class State(Enum):
-    """What the supervisor is doing."""
-
-    DISARMED = 'disarmed'
-    WAITING = 'waiting'
-    RUNNING = 'running'
-    HOLD = 'hold'
-    FAULT = 'fault'
-
-
-@dataclass(frozen=True)
-class Command:
-    """Publish this.
-
-    Attributes:
-        values: (A,) positions in the action's unit, finite and within the spec's limits.
-        index: Place of the action in its chunk.
-        due_ns: When the action is due, not before now.
-        t_obs_ns: Time of the observation that it answers to.
-        dropped: How many actions so far were in the past before they could be commanded.
-    """
-
-    values: NDArray[np.float64]
-    index: int
-    due_ns: int
-    t_obs_ns: int
-    dropped: int
-
-
-@dataclass(frozen=True)
-class Hold:
-    """Publish nothing.
-
-    Attributes:
-        state: Every state but RUNNING.
-        reasons: At least one.
-    """
-
-    state: State
-    reasons: tuple[Reason, ...]
+_IDLE = (State.DISARMED, State.FAULT)
+_PLAIN = RuntimeSettings(interpolation='step', bad_chunk='hold')
 
 
 class Supervisor:
@@ -70,21 +41,37 @@ class Supervisor:
 
     Args:
         spec: The robot.
+        settings: None for a caller that neither publishes what a Hold says nor tells where the
+            robot is: rates cannot be kept then.
 
     Raises:
-        ConfigError: The spec asks for limits that are not kept (see Limiter).
+        ConfigError: The robot cannot be commanded so.
     """
 
-    def __init__(self, spec: RobotSpec) -> None:
+    def __init__(self, spec: RobotSpec, settings: RuntimeSettings | None = None) -> None:
+        _require_known(spec, rates=settings is not None)
         self._lock = threading.Lock()
-        self._action_dim = spec.action_dim
-        self._plan = Plan()
-        _require_known(spec)
-        self._limiter = Limiter(spec.action)
+        self._settings = settings = settings or _PLAIN
+        names = spec.action_names
+        judged = np.array([name in spec.action.arm_channels for name in names])
+        self._plan = Plan(settings.interpolation, settings.blend)
+        rate_hz = settings.control_rate_hz or spec.rate_hz
+        self._limiter = Limiter(spec.action, settings.limiter, 1.0 / rate_hz)
+        self._check = ChunkCheck(spec.action, settings.limiter)
+        self._watch = Watch(names, judged, settings.watch)
+        self._ramp = Ramp(names, judged, settings.start)
         self._state = State.DISARMED
         self._epoch = 0
         self._history_start_ns = 0
+        self._tick_ns: int | None = None  # of the last tick, and by the steady clock
+        self._steady_ns: int | None = None
+        self._scale = 1.0
+        self._started = False  # whether the plan's distance from the robot was looked at
+        self._estop = False
+        self._deadman_ns: int | None = None  # when it was last heard of, if it is pressed
         self._fault: Reason | None = None
+        self._leaving: Reason | None = None  # why it stops to be disarmed, or was disarmed
+        self._standing: list[Reason] = []  # what the last tick's facts say against enabling
         self._rejected: Counter[ReasonKind] = Counter()
 
     @property
@@ -107,9 +94,15 @@ class Supervisor:
 
     @property
     def clamped(self) -> dict[str, int]:
-        """For each joint, how many commands were clamped to its range."""
+        """For each joint, how many commands were changed to keep its limits."""
         with self._lock:
-            return dict(self._limiter.clamped)
+            return self._limiter.clamped
+
+    @property
+    def clips(self) -> dict[tuple[str, str], int]:
+        """The same for each joint and limit."""
+        with self._lock:
+            return dict(self._limiter.clips)
 
     @property
     def dropped(self) -> int:
@@ -129,27 +122,72 @@ class Supervisor:
         with self._lock:
             return self._plan.chunk
 
-    def enable(self, now_ns: int) -> int:
+    @property
+    def seam(self) -> NDArray[np.float64] | None:
+        """By how much the last chunk changed the plan (A,); see Plan."""
+        with self._lock:
+            return self._plan.seam
+
+    def refusals(self, now_ns: int) -> list[Reason]:
+        """Return what `enable` is refused for; of the facts, what the last tick was told."""
+        with self._lock:
+            return self._refusals(now_ns)
+
+    def enable(self, now_ns: int, measured: NDArray[np.float64] | None = None) -> int:
         """Arm, or start anew if already armed.
 
-        Chunks that were under way answer to what was before, so they are refused from now on. The
-        caller resets the observations' history to `now_ns` too (ObservationBuffer.reset_history):
-        a run begins as the episodes that the policy learned from do, without a past, and nothing
-        of an earlier episode gets into it, whoever moved the robot or the world in between.
+        What moves is stopped within its limits first. Chunks that were under way answer to what
+        was before, so they are refused from now on. The caller resets the observations' history
+        to `now_ns` too (ObservationBuffer.reset_history): a run begins as the episodes that the
+        policy learned from do, without a past, and nothing of an earlier episode gets into it,
+        whoever moved the robot or the world in between.
+
+        Args:
+            now_ns: Now.
+            measured: (A,) where the robot is; the ticks' facts tell it too.
 
         Returns:
-            The new epoch. In a fault nothing changes, and the epoch is the old one.
+            The new epoch. Where it is refused nothing changes, and the epoch is the old one.
         """
         with self._lock:
-            if self._state is not State.FAULT:
+            if not self._refusals(now_ns):
+                if self._state in _IDLE:
+                    self._tick_ns = None
                 self._restart(State.WAITING)
-                self._history_start_ns = now_ns
+                self._leaving, self._history_start_ns = None, now_ns
+                self._watch.begin()
+                if self._limiter.sent is None:
+                    self._seed(measured)
             return self._epoch
 
     def disable(self) -> None:
-        """Disarm; a fault stays."""
+        """Disarm at once, with nothing sent any more; a fault stays."""
         with self._lock:
+            self._leaving = None
             self._restart(State.FAULT if self._state is State.FAULT else State.DISARMED)
+
+    def disarm(self, detail: str = '') -> None:
+        """Let the next ticks stop the robot within its limits, and disarm it then."""
+        with self._lock:
+            if self._state not in _IDLE and self._leaving is None:
+                self._leaving = Reason(ReasonKind.DISARMING, detail)
+
+    def deadman(self, pressed: bool, now_ns: int) -> None:
+        """Note a message of the deadman switch; pressing it anew enables, if it is in use."""
+        with self._lock:
+            before, self._deadman_ns = self._deadman_ns, now_ns if pressed else None
+            timeout_s = self._settings.watch.deadman_timeout_s
+            known = before is not None and timeout_s is not None
+            held = known and 0 <= now_ns - (before or 0) <= (timeout_s or 0) * 1e9
+        if pressed and not held and timeout_s is not None and self.state is State.DISARMED:
+            self.enable(now_ns)
+
+    def estop(self, pressed: bool) -> None:
+        """Note the emergency stop; pressing it is a fault at once."""
+        with self._lock:
+            self._estop = pressed
+            if pressed:
+                self._latch(Reason(ReasonKind.ESTOP))
 
     def fault(self, detail: str) -> None:
         """Stop until `reset`, for example because the policy raised an error.
@@ -157,76 +195,223 @@ class Supervisor:
         A second fault changes nothing: the first one is the cause to be read.
         """
         with self._lock:
-            if self._fault is None:
-                self._fault = Reason(ReasonKind.FAULT, detail)
-                self._restart(State.FAULT)
+            self._latch(Reason(ReasonKind.FAULT, detail))
 
-    def reset(self) -> None:
-        """Leave a fault; the robot is disarmed then."""
+    def reset(self) -> list[Reason]:
+        """Leave a fault, disarmed, unless its cause is still there; return what is."""
         with self._lock:
-            if self._state is State.FAULT:
-                self._fault = None
+            causes = [reason for reason in self._standing if _reaction(reason) is Reaction.FAULT]
+            if self._estop:
+                causes.append(Reason(ReasonKind.ESTOP))
+            if self._state is State.FAULT and not causes:
+                self._fault = self._leaving = None
                 self._restart(State.DISARMED)
+            return causes
+
+    def set_speed_scale(self, scale: float) -> tuple[str, ...]:
+        """Set the share of the largest velocities that is used, 0 to 1.
+
+        Returns:
+            What it does not slow down, because it has no limit of velocity.
+
+        Raises:
+            ValueError: The scale is not from 0 to 1.
+        """
+        if not 0.0 <= scale <= 1.0:
+            raise ValueError(f'speed_scale: got {scale}, expected 0 to 1')
+        with self._lock:
+            self._scale = scale
+            return self._limiter.unscaled if scale < 1.0 else ()
 
     def accept(self, chunk: Chunk) -> Reason | None:
         """Take over a chunk, or say why not; refused chunks change nothing and are counted."""
         with self._lock:
-            actions = _finite_actions(chunk, self._action_dim)
-            if isinstance(actions, str):
-                return self._reject(ReasonKind.BAD_CHUNK, actions)
             if chunk.epoch != self._epoch:
                 detail = f'of epoch {chunk.epoch}, expected {self._epoch}'
                 return self._reject(ReasonKind.OLD_CHUNK, detail)
-            if not self._plan.replace(dataclasses.replace(chunk, actions=actions)):
+            actions, start = self._check.actions(chunk), self._start()
+            if isinstance(actions, str):
+                return self._reject(ReasonKind.BAD_CHUNK, actions)
+            problems = self._check.problems(chunk, actions, start)
+            if problems:
+                return self._reject(ReasonKind.BAD_CHUNK, '; '.join(problems))
+            if not self._plan.replace(dataclasses.replace(chunk, actions=actions), start):
                 detail = 'answers to no newer observation than the present plan'
                 return self._reject(ReasonKind.OLD_CHUNK, detail)
             return None
 
-    def tick(self, now_ns: int, reasons: Sequence[Reason] = ()) -> Command | Hold:
+    def tick(
+        self, now_ns: int, reasons: Sequence[Reason] = (), facts: Facts | None = None
+    ) -> Command | Hold:
         """Decide what to do now.
 
         Args:
             now_ns: Now.
             reasons: What forbids commands at this moment, for example ObservationBuffer.check.
                 The plan is dropped then: the robot goes on when the next chunk comes.
+            facts: What else is known.
 
         Returns:
             A command to publish, or why there is none.
         """
+        facts = facts or Facts()
         with self._lock:
-            if self._fault is not None:
-                return Hold(State.FAULT, (self._fault, *reasons))
+            elapsed_s = self._elapsed_s(now_ns, facts.steady_ns)
+            found = self._situation(now_ns, reasons, facts)
+            if self._state is State.FAULT:
+                return self._faulty(found, elapsed_s)
             if self._state is State.DISARMED:
-                return Hold(State.DISARMED, (Reason(ReasonKind.DISARMED), *reasons))
-            if reasons:
+                why = () if self._leaving is None else (self._leaving,)
+                return Hold(State.DISARMED, (Reason(ReasonKind.DISARMED), *why, *found))
+            if self._leaving is not None:
+                return self._leave(found, elapsed_s)
+            stops = [reason for reason in found if _reaction(reason) is not Reaction.WARN]
+            stops += [reason for reason, holds in facts.monitors if holds]
+            warnings = [reason for reason in found if reason not in stops]
+            warnings += [reason for reason, holds in facts.monitors if not holds]
+            if stops:
                 self._plan.clear()
-                return self._hold(tuple(reasons))
-            step = self._plan.command(now_ns)
-            if step is None:
-                return self._hold((self._no_step(now_ns),))
-            try:
-                values = self._limiter.limit(step.values.astype(np.float64))
-            except Refused as error:
-                self._fault = Reason(ReasonKind.FAULT, str(error))
-                self._restart(State.FAULT)
-                return Hold(State.FAULT, (self._fault,))
-            self._state = State.RUNNING
-            return Command(values, step.index, step.due_ns, step.t_obs_ns, self._plan.dropped)
+                return self._hold((*stops, *warnings), elapsed_s)
+            return self._command(now_ns, elapsed_s, facts, tuple(warnings))
+
+    def _command(
+        self, now_ns: int, elapsed_s: float | None, facts: Facts, warnings: tuple[Reason, ...]
+    ) -> Command | Hold:
+        if self._limiter.sent is None:
+            self._seed(facts.measured)  # the robot may still be moved by hand
+        step = self._plan.command(now_ns)
+        if step is None:
+            return self._hold((self._no_step(now_ns), *warnings), elapsed_s)
+        if self._limiter.needs_seed and not self._limiter.seeded:
+            return self._hold((Reason(ReasonKind.NO_START), *warnings), elapsed_s)
+        target = np.asarray(step.values, dtype=np.float64)
+        if not self._started:
+            refusal = self._ramp.begin(now_ns, target, facts.measured)
+            if refusal is not None and _reaction(refusal) is Reaction.DISARM:
+                self._leaving = refusal
+                return self._leave([], elapsed_s)
+            if refusal is not None:
+                return self._hold((refusal, *warnings), elapsed_s)
+            self._started = True
+        target = self._ramp.apply(now_ns, target)
+        try:
+            values = self._limiter.limit(target, elapsed_s, self._scale)
+        except Refused as error:
+            self._latch(Reason(ReasonKind.REFUSED, str(error)))
+            return self._faulty([], elapsed_s)
+        self._state = State.RAMP_IN if self._ramp.active else State.RUNNING
+        counted = step.index, step.due_ns, step.t_obs_ns, self._plan.dropped
+        return Command(values, *counted, warnings)
+
+    def _situation(self, now_ns: int, reasons: Sequence[Reason], facts: Facts) -> list[Reason]:
+        """Return all reasons, and do what they ask for except to hold."""
+        armed = self._state not in _IDLE
+        found = [
+            *reasons,
+            *self._watch.reasons(now_ns, facts, self._limiter.sent if armed else None),
+        ]
+        self._standing = [r for r in found if _reaction(r) >= Reaction.DISARM]
+        if any(reason.kind is ReasonKind.CLOCK_JUMP for reason in found):
+            self._epoch += 1  # times of before mean nothing now
+            self._plan.clear()
+        if not armed:
+            return found
+        if self._deadman_is_released(now_ns):
+            found.insert(0, Reason(ReasonKind.DEADMAN))
+        for reason in found:
+            if _reaction(reason) is Reaction.FAULT:
+                self._latch(reason)
+            elif _reaction(reason) is Reaction.DISARM and self._leaving is None:
+                self._leaving = reason
+        return found
+
+    def _refusals(self, now_ns: int) -> list[Reason]:
+        refusals = list(self._standing)
+        if self._fault is not None:
+            refusals.insert(0, self._fault)
+        if self._deadman_is_released(now_ns):
+            refusals.append(Reason(ReasonKind.DEADMAN))
+        return refusals
+
+    def _deadman_is_released(self, now_ns: int) -> bool:
+        timeout_s = self._settings.watch.deadman_timeout_s
+        if timeout_s is None:
+            return False
+        return self._deadman_ns is None or not 0 <= now_ns - self._deadman_ns <= timeout_s * 1e9
+
+    def _seed(self, measured: NDArray[np.float64] | None) -> None:
+        if measured is not None and np.isfinite(measured).all():
+            self._limiter.seed(measured)
+
+    def _start(self) -> Start | None:
+        """Return where the next path begins."""
+        values = self._limiter.position
+        if values is None or self._tick_ns is None:
+            return None
+        return Start(self._tick_ns, values, self._limiter.velocities)
+
+    def _elapsed_s(self, now_ns: int, steady_ns: int | None) -> float | None:
+        """Return the time since the last tick, by the clock that does not jump if there is one."""
+        before_ns, before_steady_ns = self._tick_ns, self._steady_ns
+        self._tick_ns, self._steady_ns = now_ns, steady_ns
+        if steady_ns is not None and before_steady_ns is not None:
+            return max(0, steady_ns - before_steady_ns) / 1e9
+        return None if before_ns is None else max(0, now_ns - before_ns) / 1e9
 
     def _restart(self, state: State) -> None:
         self._state = state
         self._epoch += 1
         self._plan.clear()
+        self._ramp.end()
+        self._started = False
+        if state is State.DISARMED:
+            self._limiter.forget()  # else it may still have to be stopped
+
+    def _latch(self, reason: Reason) -> None:
+        if self._fault is None:
+            self._fault = reason
+            self._restart(State.FAULT)
+
+    def _faulty(self, found: Sequence[Reason], elapsed_s: float | None) -> Hold:
+        """Stop, then send nothing; an emergency stop has its own brakes."""
+        assert self._fault is not None  # noqa: S101 - the state says so
+        values = None
+        if self._fault.kind is ReasonKind.ESTOP or self._estop:
+            self._limiter.forget()
+        elif self._limiter.sent is not None:
+            values = self._limiter.hold(elapsed_s)
+            if self._limiter.at_rest:
+                self._limiter.forget()
+        others = (reason for reason in found if reason != self._fault)
+        return Hold(State.FAULT, (self._fault, *others), values)
+
+    def _leave(self, found: Sequence[Reason], elapsed_s: float | None) -> Hold:
+        """Stop, then be disarmed."""
+        assert self._leaving is not None  # noqa: S101 - its callers have looked
+        self._plan.clear()
+        others = tuple(reason for reason in found if reason != self._leaving)
+        moving = self._limiter.sent is not None and not self._limiter.at_rest
+        if not moving:
+            self._restart(State.DISARMED)
+            return Hold(State.DISARMED, (Reason(ReasonKind.DISARMED), self._leaving, *others))
+        return self._hold((self._leaving, *others), elapsed_s)
 
     def _reject(self, kind: ReasonKind, detail: str) -> Reason:
         self._rejected[kind] += 1
-        return Reason(kind, detail)
+        reason = Reason(kind, detail)
+        faults = kind is ReasonKind.BAD_CHUNK and self._settings.bad_chunk == 'fault'
+        if faults and self._state not in _IDLE:
+            self._latch(reason)
+        return reason
 
-    def _hold(self, reasons: tuple[Reason, ...]) -> Hold:
-        """Stop; a robot that has not moved since it was enabled is still waiting."""
-        if self._state is State.RUNNING:
+    def _hold(self, reasons: tuple[Reason, ...], elapsed_s: float | None) -> Hold:
+        """Stop and stay; a robot that has not moved since it was enabled is still waiting."""
+        if self._ramp.active:
+            self._ramp.end()
+            self._started = False  # the ramp's time goes on while the robot does not
+        if self._state is not State.WAITING:
             self._state = State.HOLD
-        return Hold(self._state, reasons)
+        return Hold(self._state, reasons, self._limiter.hold(elapsed_s))
 
     def _no_step(self, now_ns: int) -> Reason:
         chunk = self._plan.chunk
@@ -240,34 +425,21 @@ class Supervisor:
         return Reason(ReasonKind.PLAN_ENDED, detail)
 
 
-def _require_known(spec: RobotSpec) -> None:
+def _reaction(reason: Reason) -> Reaction:
+    return REACTIONS[reason.kind]
+
+
+def _require_known(spec: RobotSpec, *, rates: bool) -> None:
     """Refuse what is not commanded as yet."""
     action = spec.action
     problems = [
         f'action.limits.{name}.{kind}: got {value}, expected null'
         for name, limits in action.limits.items()
         for kind in ('velocity', 'acceleration', 'jerk')
-        if (value := getattr(limits, kind)) is not None
+        if not rates and (value := getattr(limits, kind)) is not None
     ]
-    if action.kind != 'joints' or action.gripper is not None:
+    if not rates and (action.kind != 'joints' or action.gripper is not None):
         what = 'a gripper of its own' if action.kind == 'joints' else f"kind '{action.kind}'"
         problems.append(f'action: got {what}, but only joints can be commanded as yet')
     if problems:
         raise ConfigError(listed('the robot cannot be commanded so', problems))
-
-
-def _finite_actions(chunk: Chunk, action_dim: int) -> NDArray[np.float64] | str:
-    """Return the chunk's actions as an own (W, A) copy, or what is wrong with the chunk."""
-    try:
-        actions = np.array(chunk.actions, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        return f'actions are no numbers: {error}'
-    if actions.ndim != 2 or len(actions) == 0 or actions.shape[1] != action_dim:
-        return f'actions have shape {actions.shape}, expected (W, {action_dim})'
-    if not np.isfinite(actions).all():
-        count = int((~np.isfinite(actions)).sum())
-        return f'{count} of {actions.size} numbers are not finite'
-    if chunk.period_ns <= 0:
-        return f'period_ns is {chunk.period_ns}, expected more than 0'
-    actions.setflags(write=False)
-    return actions
