@@ -36,7 +36,7 @@ from vqbet_ros.message_types import (
     twist_channels,
     TWIST_STAMPED,
 )
-from vqbet_ros.structured import from_mapping, load_yaml, to_mapping
+from vqbet_ros.structured import from_mapping, load_yaml, parse_yaml, to_yaml
 import yaml
 
 __all__ = [
@@ -282,14 +282,14 @@ class RobotSpec:
             ConfigError: The text is no YAML or wrong; lists every problem.
         """
         try:
-            mapping = yaml.safe_load(text)
+            mapping = parse_yaml(text)
         except yaml.YAMLError as error:
             raise ConfigError(f'{where} is not valid YAML: {error}') from error
         return from_mapping(cls, mapping, where)
 
     def to_yaml(self) -> str:
         """Return YAML that `from_text` reads back to an equal spec."""
-        return yaml.safe_dump(to_mapping(self), sort_keys=False)
+        return to_yaml(self)
 
     @property
     def streams(self) -> tuple[CameraSpec | StateSpec, ...]:
