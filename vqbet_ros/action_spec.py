@@ -233,7 +233,7 @@ class ActionSpec:
     @property
     def is_velocity(self) -> bool:
         """Whether the arm's numbers are velocities, so that zeros mean to stand still."""
-        return self.command_interface in VELOCITY_INTERFACES
+        return self.kind == 'twist' or self.command_interface in VELOCITY_INTERFACES
 
     def meaning(self) -> dict[str, str]:
         """Return what decides the meaning of the action's numbers, flat and printable.

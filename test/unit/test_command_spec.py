@@ -78,6 +78,17 @@ def test_poses(interface):
     assert not spec.action.is_velocity
 
 
+def test_a_twist_is_a_velocity_whatever_takes_it():
+    limits = {
+        f'tool0/{part}': {'position': [-0.1, 0.1]} for part in ('vx', 'vy', 'vz', 'wx', 'wy', 'wz')
+    }
+    record = {'record_topic': '/twist', 'record_type': 'geometry_msgs/msg/TwistStamped'}
+    twist = {**POSE, **record, 'kind': 'twist', 'limits': limits}
+    assert changed('ur5e_forward_position', **twist).action.is_velocity
+    sent = changed('ur5e_forward_position', **twist, command_interface='servo_twist')
+    assert sent.action.is_velocity
+
+
 def test_a_spec_without_an_interface_of_its_own_may_be_of_any_kind():
     assert changed('ur5e_forward_position', **POSE).action.command_interface == 'forward_position'
 
