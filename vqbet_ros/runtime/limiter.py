@@ -58,7 +58,7 @@ class Limiter:
             limits[action.gripper.name] = action.gripper.limits
         self._settings = settings or LimiterSettings()
         self._names = action.channels
-        self._axes = [_Axis(limits[name], self._settings) for name in self._names]
+        self._axes = [Axis(limits[name], self._settings) for name in self._names]
         # What is given per second is a velocity; the gripper's is a position all the same.
         is_velocity = action.kind == 'twist' or action.unit.endswith('/s')
         self._rests_at_zero = [is_velocity and n in action.arm_channels for n in self._names]
@@ -236,7 +236,7 @@ class Limiter:
         return min(max(elapsed_s, 0.5 * self._period_s), 2.0 * self._period_s)
 
 
-class _Axis:
+class Axis:
     """The limits of one number."""
 
     def __init__(self, limits: JointLimits, settings: LimiterSettings) -> None:
@@ -251,9 +251,11 @@ class _Axis:
         self.has_rates = any(rate is not None for rate in rates)
 
     def begin(self, position: float) -> Motion:
+        """Return a motion that begins at rest."""
         return Motion(position, self.low, self.high, self.velocity, self.acceleration, self.jerk)
 
     def nearest(self, target: float) -> float:
+        """Return the place in the range that is nearest to a target."""
         return min(max(target, self.low), self.high)
 
     def excess(self, motion: Motion, target: float, tick_s: float, scale: float) -> str | None:

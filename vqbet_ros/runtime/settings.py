@@ -51,6 +51,38 @@ class LimiterSettings:
 
 
 @dataclass(frozen=True)
+class CartesianSettings:
+    """Of end-effector poses; null where nothing is limited.
+
+    Attributes:
+        linear_velocity: Largest speed, in the action's unit per second.
+        linear_acceleration: Largest acceleration.
+        angular_velocity: Largest speed of turning in rad/s.
+        angular_acceleration: Largest acceleration of turning in rad/s^2.
+        min_height: Lowest z in the action's frame, above the workspace's own; 0.0 is a height.
+    """
+
+    linear_velocity: float | None = None
+    linear_acceleration: float | None = None
+    angular_velocity: float | None = None
+    angular_acceleration: float | None = None
+    min_height: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        require(
+            _positive_or_none('linear_velocity', self.linear_velocity),
+            _positive_or_none('linear_acceleration', self.linear_acceleration),
+            _positive_or_none('angular_velocity', self.angular_velocity),
+            _positive_or_none('angular_acceleration', self.angular_acceleration),
+            (
+                self.min_height is None or math.isfinite(self.min_height),
+                f'min_height: got {self.min_height}, expected a finite number or null',
+            ),
+        )
+
+
+@dataclass(frozen=True)
 class BlendSettings:
     """How a new chunk goes on from those before it; see vqbet_ros.runtime.blending.
 
@@ -149,6 +181,7 @@ class RuntimeSettings:
     interpolation: Literal['step', 'linear', 'cubic'] = 'linear'
     bad_chunk: Literal['fault', 'hold'] = 'fault'
     limiter: LimiterSettings = field(default_factory=LimiterSettings)
+    cartesian: CartesianSettings = field(default_factory=CartesianSettings)
     blend: BlendSettings = field(default_factory=BlendSettings)
     start: StartSettings = field(default_factory=StartSettings)
     watch: WatchSettings = field(default_factory=WatchSettings)

@@ -17,6 +17,7 @@ import threading
 import numpy as np
 from numpy.typing import NDArray
 from vqbet_ros.errors import ConfigError, listed
+from vqbet_ros.runtime.cartesian_limiter import CartesianLimiter
 from vqbet_ros.runtime.chunk import Chunk
 from vqbet_ros.runtime.chunk_check import ChunkCheck
 from vqbet_ros.runtime.gate import Reason, ReasonKind
@@ -56,7 +57,12 @@ class Supervisor:
         judged = np.array([name in spec.action.arm_channels for name in names])
         self._plan = Plan(settings.interpolation, settings.blend)
         rate_hz = settings.control_rate_hz or spec.rate_hz
-        self._limiter = Limiter(spec.action, settings.limiter, 1.0 / rate_hz)
+        limits = spec.action, settings.limiter, 1.0 / rate_hz
+        self._limiter: Limiter | CartesianLimiter
+        if spec.action.kind == 'pose':
+            self._limiter = CartesianLimiter(*limits, settings.cartesian)
+        else:
+            self._limiter = Limiter(*limits)
         self._check = ChunkCheck(spec.action, settings.limiter)
         self._watch = Watch(names, judged, settings.watch)
         self._ramp = Ramp(names, judged, settings.start)
