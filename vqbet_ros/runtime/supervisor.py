@@ -12,6 +12,7 @@ emergency stop nothing at all. Why each reason leads where is the table in `reac
 from collections import Counter
 from collections.abc import Sequence
 import dataclasses
+import math
 import threading
 
 import numpy as np
@@ -27,14 +28,16 @@ from vqbet_ros.runtime.outcome import Command, Hold, State
 from vqbet_ros.runtime.plan import Plan
 from vqbet_ros.runtime.ramp import Ramp
 from vqbet_ros.runtime.reactions import Reaction, REACTIONS
-from vqbet_ros.runtime.settings import RuntimeSettings
+from vqbet_ros.runtime.settings import LimiterSettings, RuntimeSettings
 from vqbet_ros.runtime.watch import Facts, Watch
 from vqbet_ros.spec import RobotSpec
 
 __all__ = ['Command', 'Hold', 'State', 'Supervisor']
 
 _IDLE = (State.DISARMED, State.FAULT)
-_PLAIN = RuntimeSettings(interpolation='step', bad_chunk='hold')
+_PLAIN = RuntimeSettings(
+    interpolation='step', bad_chunk='hold', limiter=LimiterSettings(gross_position=math.inf)
+)
 
 
 class Supervisor:
@@ -43,7 +46,7 @@ class Supervisor:
     Args:
         spec: The robot.
         settings: None for a caller that neither publishes what a Hold says nor tells where the
-            robot is: rates cannot be kept then.
+            robot is: rates cannot be kept then, and whatever is outside its range is clamped.
 
     Raises:
         ConfigError: The robot cannot be commanded so.
