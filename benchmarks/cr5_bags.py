@@ -8,7 +8,7 @@ commands, stamped as they were measured. Needs pyarrow and av: pip install 'vqbe
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +51,21 @@ def frames(video: Path) -> Iterator[NDArray[np.uint8]]:
 
 
 def write_bag(
-    folder: Path, columns: dict[str, NDArray[Any]], video: Path, spec: RobotSpec, start_ns: int
+    folder: Path,
+    columns: dict[str, NDArray[Any]],
+    pictures: Iterable[NDArray[np.uint8]],
+    spec: RobotSpec,
+    start_ns: int,
 ) -> None:
-    """Write one episode as a bag."""
+    """Write one episode as a bag.
+
+    Args:
+        folder: The bag.
+        columns: `timestamp` in s, `observation.state` (T, 6) in rad, `action` (T, 7).
+        pictures: T of (H, W, 3) BGR.
+        spec: The robot.
+        start_ns: When the episode began.
+    """
     camera, joints = spec.cameras[0], spec.state[0]
     gripper = spec.action.gripper
     assert gripper is not None  # noqa: S101 - the shipped spec has one
@@ -73,7 +85,7 @@ def write_bag(
             (gripper.topic, gripper.type),
         )
     )
-    for row, pixels in enumerate(frames(video)):
+    for row, pixels in enumerate(pictures):
         stamp_ns = start_ns + round(float(columns['timestamp'][row]) * 1e9)
         position = columns['observation.state'][row].astype(np.float64)
         action = columns['action'][row].astype(np.float64)  # six velocities, the gripper
@@ -132,7 +144,7 @@ def main() -> None:
         columns = {name: np.array(table[name].to_pylist()) for name in table.column_names}
         video = next(args.source.glob(f'videos/*/*/{file.stem}.mp4'))
         folder = args.bags / f'cr5_{index:02d}'
-        write_bag(folder, columns, video, spec, BEGIN_NS + index * EPISODE_NS)
+        write_bag(folder, columns, frames(video), spec, BEGIN_NS + index * EPISODE_NS)
         print(f'{folder}: {table.num_rows} frames', flush=True)
 
 

@@ -7,9 +7,11 @@ import json
 import os
 from pathlib import Path
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -23,6 +25,10 @@ FEW = ['log_every=1', 'tokenizer.steps=2', 'tokenizer.batch=8', 'policy.steps=2'
 SMALL = ['model.layers=1', 'model.width=16', 'model.heads=2', 'model.latent=8']
 SHORTER = {
     'config/train/pusht_state.yaml': [*FEW, *SMALL],
+    'config/train/cr5_image.yaml': [
+        *(*FEW, *SMALL, 'encoder.steps=1', 'encoder.batch=2', 'encoder.warmup=0'),
+        *('model.vision.stages=1', 'policy.feature_copies=0'),
+    ],
     'config/train/pusht_image.yaml': [
         *(*FEW, *SMALL, 'encoder.steps=1', 'encoder.batch=2'),
         *('model.vision.stages=1', 'policy.feature_copies=0'),
@@ -189,6 +195,18 @@ def check_tensorboard(command, tmp_path):
     assert re.fullmatch(r'tensorboard --logdir \S+', command)
 
 
+def check_benchmark(command, tmp_path):
+    program = shlex.split(command)[1]
+    shown = subprocess.run(
+        [sys.executable, str(ROOT / program), '--help'],
+        env=os.environ | {'PYTHONPATH': str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert shown.returncode == 0, shown.stderr
+
+
 CHECKS: list[tuple[str, Callable[[str, Path], None]]] = [
     (r'make [a-z]+\b', check_make),
     (r'source ', check_source),
@@ -202,6 +220,7 @@ CHECKS: list[tuple[str, Callable[[str, Path], None]]] = [
     (r'ros2 param ', check_ros2_param),
     (r'pip ', check_pip),
     (r'tensorboard ', check_tensorboard),
+    (r'python benchmarks/', check_benchmark),
     (r'\w+_node\b|recorder_keys\b', check_program),
 ]
 OTHERS = [
@@ -228,6 +247,7 @@ def workplace(tmp_path, monkeypatch):
     for name in ('config', 'models'):
         (tmp_path / name).symlink_to(ROOT / name)
     write_demonstrations(tmp_path / 'demonstrations/pusht/pusht_cchi_v7_replay.zarr')
+    write_bags(tmp_path / 'bags/cr5')
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -269,9 +289,16 @@ def shorter(arguments):
     if arguments[0] == 'train':
         values = SHORTER[arguments[arguments.index('--config') + 1]]
         return ['--device', 'cpu', *(word for value in values for word in ('--set', value))]
-    known = {'import': [], 'eval': ['--episodes', '2', '--device', 'cpu']}
-    assert arguments[0] in known, f'say here how to shorten `vqbet {arguments[0]}`'
-    return known[arguments[0]]
+    known = {
+        'import': [],
+        'eval pusht': ['--episodes', '2', '--device', 'cpu'],
+        'eval offline': ['--device', 'cpu'],
+        'info': [],
+        'prepare': ['--jobs', '1'],
+    }
+    command = ' '.join(arguments[: 2 if arguments[0] == 'eval' else 1])
+    assert command in known, f'say here how to shorten `vqbet {command}`'
+    return known[command]
 
 
 def write_demonstrations(path):
@@ -302,6 +329,28 @@ def write_demonstrations(path):
         }
         (folder / '.zarray').write_text(json.dumps(header))
         (folder / '.'.join(['0'] * array.ndim)).write_bytes(array.tobytes())
+
+
+def write_bags(folder):
+    """Write two short bags of the CR5, by the program that the documents name for it."""
+    import numpy as np
+    from vqbet_ros.spec import RobotSpec
+
+    program = runpy.run_path(str(ROOT / 'benchmarks/cr5_bags.py'))
+    spec = RobotSpec.from_yaml(ROOT / 'config/robots/cr5.yaml')
+    time_s = np.arange(25) / 10
+    low, high = np.array([spec.action.limits[name].position for name in spec.action.names]).T
+    for seed in range(2):
+        swing = (np.sin(time_s[:, None] + seed + np.arange(6)) + 1) / 2  # (25, 6)
+        columns = {
+            'timestamp': time_s,
+            'observation.state': low + swing * (high - low),
+            'action': np.concatenate([np.zeros((25, 6)), time_s[:, None] > 1], axis=1),
+        }
+        rng = np.random.default_rng(seed)
+        pictures = rng.integers(0, 256, (25, 96, 128, 3), dtype=np.uint8)
+        begin_ns = program['BEGIN_NS'] + seed * program['EPISODE_NS']
+        program['write_bag'](folder / f'cr5_{seed:02d}', columns, pictures, spec, begin_ns)
 
 
 # Tables that repeat what the code says.
