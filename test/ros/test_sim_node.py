@@ -161,6 +161,14 @@ def test_wrong_parameters_are_one_clear_error(graph, parameters, message):
         SimNode(context=graph.context, parameter_overrides=overrides)
 
 
+def test_a_spec_that_is_commanded_in_another_way_is_refused(graph, tmp_path):
+    text = resource('config/robots/pusht.yaml').read_text(encoding='utf-8')
+    path = tmp_path / 'robot.yaml'
+    path.write_text(text.replace('forward_position\n', 'joint_trajectory\n'), encoding='utf-8')
+    with pytest.raises(ConfigError, match="got command_interface 'joint_trajectory'"):
+        SimNode(context=graph.context, parameter_overrides=[Parameter('spec', value=str(path))])
+
+
 def test_a_spec_that_the_world_cannot_play_lists_every_problem(graph, tmp_path):
     text = resource('config/robots/pusht.yaml').read_text()
     text = text.replace('rate_hz: 50.0', 'rate_hz: 30.0').replace('height: 96', 'height: 480')
