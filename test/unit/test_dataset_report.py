@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,7 +58,7 @@ def test_passed_limits_are_counted(tmp_path, bag_spec):
             action = np.stack([column, np.full(5, 0.25)], axis=1).astype(np.float32)
             writer.add(Episode(action, action))
     rows = dataset_report.passed_limits(Dataset.open(tmp_path / 'dataset'))
-    found = {(row[0], row[1]): row[2:] for row in rows}
+    found: dict[tuple[str, str], Any] = {(row[0], row[1]): row[2:] for row in rows}
     assert set(found) == {('a', k) for k in ('position', 'velocity', 'acceleration')} | {
         ('b', 'position')
     }
