@@ -167,6 +167,45 @@ class WatchSettings:
 
 
 @dataclass(frozen=True)
+class MonitorSettings:
+    """What the monitors take for too much; null switches one off.
+
+    Attributes:
+        window_s: Length of the window that they look at.
+        reversals_hz: How often any number of the commands may turn back per second.
+        reversal_size: Movements up to this size, in the action's unit, are no turning back.
+        jerk: Largest root mean square of any number's third derivative, in unit/s^3.
+        confidence: Smallest mean probability of the primary codes, 0 to 1.
+        on_reversals: What then happens.
+        on_jerk: What then happens.
+        on_confidence: What then happens.
+    """
+
+    window_s: float = 1.0
+    reversals_hz: float | None = None
+    reversal_size: float = 0.0
+    jerk: float | None = None
+    confidence: float | None = None
+    on_reversals: Literal['warn', 'hold'] = 'warn'
+    on_jerk: Literal['warn', 'hold'] = 'warn'
+    on_confidence: Literal['warn', 'hold'] = 'warn'
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        sure = self.confidence is None or 0 <= self.confidence <= 1
+        require(
+            (positive(self.window_s), f'window_s: got {self.window_s}, expected more than 0'),
+            _positive_or_none('reversals_hz', self.reversals_hz),
+            (
+                self.reversal_size >= 0,
+                f'reversal_size: got {self.reversal_size}, expected 0 or more',
+            ),
+            _positive_or_none('jerk', self.jerk),
+            (sure, f'confidence: got {self.confidence}, expected 0 to 1, or null'),
+        )
+
+
+@dataclass(frozen=True)
 class RuntimeSettings:
     """All of them.
 
@@ -185,6 +224,7 @@ class RuntimeSettings:
     blend: BlendSettings = field(default_factory=BlendSettings)
     start: StartSettings = field(default_factory=StartSettings)
     watch: WatchSettings = field(default_factory=WatchSettings)
+    monitors: MonitorSettings = field(default_factory=MonitorSettings)
 
     def __post_init__(self) -> None:
         """Check the ranges."""
