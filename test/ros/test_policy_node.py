@@ -348,7 +348,7 @@ def drop_joint(robot):
     [
         (change_encoding, "encoding 'bayer_rggb8' is not supported"),
         (change_size, 'the picture is 96x48, expected 96x96'),
-        (drop_joint, 'missing joint(s), got x, z'),
+        (drop_joint, 'y/position: in none of the newest messages'),
     ],
 )
 def test_messages_that_do_not_fit_the_spec_stop_the_commands(robot, drive, spoil, reason):
