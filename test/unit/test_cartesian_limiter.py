@@ -227,3 +227,20 @@ def test_what_cannot_be_limited_is_refused():
             PERIOD_S,
             RATES,
         )
+
+
+@pytest.mark.parametrize('axis', [0, 1, 2])
+@pytest.mark.parametrize('sign', [-1.0, 1.0])
+def test_a_target_that_runs_out_of_the_box_is_stopped_in_time(axis, sign):
+    limited = limiter()
+    limited.seed(HOME)
+    path = [HOME]
+    for k in range(1, 600):
+        place = HOME[:3] + 0.001 * k
+        place[axis] = HOME[axis] + sign * 0.0025 * k
+        path.append(limited.limit(pose(place)))
+    (speed, acceleration), _ = rates(np.array(path), [PERIOD_S] * 599)
+    assert speed <= 0.3 * (1 + 1e-6)
+    assert acceleration <= 1.5 * (1 + 1e-6)
+    low, high = np.array(BOX).T
+    np.testing.assert_allclose(path[-1][axis], (high if sign > 0 else low)[axis], atol=1e-5)

@@ -217,3 +217,22 @@ def test_braking_stops_and_stays():
     assert stopped[-1] == pytest.approx(stopped[-10], abs=1e-12)
     furthest = stop(velocity, 6.0, 6.0, 100.0)[1]
     assert 0 < stopped[-1] - commands[-1] <= furthest
+
+
+@settings(derandomize=True, max_examples=60, deadline=None)
+@given(
+    speed=st.floats(0.1, 1.0),
+    acceleration=st.one_of(st.just(inf), st.floats(1.0, 20.0)),
+    jerk=st.one_of(st.just(inf), st.floats(10.0, 1000.0)),
+    end=st.sampled_from([1.0, 5.0]),
+)
+def test_a_target_that_runs_into_the_end_of_the_range_is_not_followed_to_it(
+    speed, acceleration, jerk, end
+):
+    """Its velocity is followed exactly, until a stop has to begin."""
+    limits = -1.0, 1.0, 1.0, acceleration, jerk
+    motion = Motion(-1.0, *limits)
+    targets = np.minimum(-1.0 + speed * 0.01 * np.arange(1, round(220 / speed) + 200), end)
+    commands = [motion.follow(target, 0.01) for target in targets]
+    assert_within(limits, -1.0, commands, [0.01] * len(commands))
+    assert commands[-1] == pytest.approx(1.0, abs=1e-6)
