@@ -217,6 +217,23 @@ def test_disarming_stops_first():
     assert robot.tick().values is None
 
 
+def test_looking_changes_nothing():
+    robot = Robot()
+    hold = robot.supervisor.look((STALE,))
+    assert hold is not None
+    assert kinds(hold) == [ReasonKind.DISARMED, ReasonKind.STALE]
+    robot.in_motion()
+    assert robot.supervisor.look() is None
+    robot.supervisor.fault('broken')
+    for _ in range(20):
+        hold = robot.supervisor.look((STALE,))
+        assert hold is not None
+        assert kinds(hold) == [ReasonKind.FAULT, ReasonKind.STALE]
+        assert hold.values is None
+    robot.run(60)
+    assert_limits(robot.sent)
+
+
 def test_an_emergency_stop_sends_nothing_from_the_next_tick_on():
     robot = Robot().in_motion()
     robot.supervisor.estop(True)

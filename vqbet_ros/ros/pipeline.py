@@ -159,8 +159,8 @@ class Pipeline:
         with self._tick_lock:
             reasons = self.buffer.check(now_ns) if require_streams else []
             if self.supervisor.state is State.FAULT:
-                outcome = self.supervisor.tick(now_ns, reasons)
-                reasons = list(outcome.reasons) if isinstance(outcome, Hold) else []
+                fault = self.supervisor.look(reasons)
+                reasons = list(fault.reasons) if fault is not None else []
             if reasons:
                 return reasons
             # In this order: a plan of the new epoch must not see what was before.
@@ -191,8 +191,8 @@ class Pipeline:
         now_ns = self._clock()
         with self._tick_lock:
             state, outcome = self.supervisor.state, self._outcome
-            if state in (State.DISARMED, State.FAULT):  # these ticks change nothing
-                outcome = self.supervisor.tick(now_ns, self.buffer.check(now_ns))
+            if state in (State.DISARMED, State.FAULT):
+                outcome = self.supervisor.look(self.buffer.check(now_ns))
             if outcome is None:
                 return state, tuple(self.buffer.check(now_ns))
             return state, outcome.reasons if isinstance(outcome, Hold) else ()

@@ -270,8 +270,7 @@ class Supervisor:
             if self._state is State.FAULT:
                 return self._faulty(found, elapsed_s)
             if self._state is State.DISARMED:
-                why = () if self._leaving is None else (self._leaving,)
-                return Hold(State.DISARMED, (Reason(ReasonKind.DISARMED), *why, *found))
+                return self._disarmed(found)
             if self._leaving is not None:
                 return self._leave(found, elapsed_s)
             stops = [reason for reason in found if _reaction(reason) is not Reaction.WARN]
@@ -282,6 +281,23 @@ class Supervisor:
                 self._plan.clear()
                 return self._hold((*stops, *warnings), elapsed_s)
             return self._command(now_ns, elapsed_s, facts, tuple(warnings))
+
+    def look(self, reasons: Sequence[Reason] = ()) -> Hold | None:
+        """Return why nothing is commanded while disarmed or in a fault, without moving on.
+
+        Returns:
+            None in every other state: there only a tick can tell.
+        """
+        with self._lock:
+            if self._fault is not None:
+                return Hold(State.FAULT, (self._fault, *reasons))
+            if self._state is State.DISARMED:
+                return self._disarmed(reasons)
+            return None
+
+    def _disarmed(self, reasons: Sequence[Reason]) -> Hold:
+        why = () if self._leaving is None else (self._leaving,)
+        return Hold(State.DISARMED, (Reason(ReasonKind.DISARMED), *why, *reasons))
 
     def _command(
         self, now_ns: int, elapsed_s: float | None, facts: Facts, warnings: tuple[Reason, ...]
@@ -402,7 +418,7 @@ class Supervisor:
         moving = self._limiter.sent is not None and not self._limiter.at_rest
         if not moving:
             self._restart(State.DISARMED)
-            return Hold(State.DISARMED, (Reason(ReasonKind.DISARMED), self._leaving, *others))
+            return self._disarmed(others)
         return self._hold((self._leaving, *others), elapsed_s)
 
     def _reject(self, kind: ReasonKind, detail: str) -> Reason:
