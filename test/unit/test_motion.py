@@ -236,3 +236,40 @@ def test_a_target_that_runs_into_the_end_of_the_range_is_not_followed_to_it(
     commands = [motion.follow(target, 0.01) for target in targets]
     assert_within(limits, -1.0, commands, [0.01] * len(commands))
     assert commands[-1] == pytest.approx(1.0, abs=1e-6)
+
+
+@settings(derandomize=True, max_examples=150, deadline=None)
+@given(
+    velocity=st.floats(-1, 1),
+    acceleration=st.floats(-1, 1),
+    jerk=st.floats(1.0, 1e4),
+    place=st.floats(0, 1),
+    tick_s=st.floats(1e-3, 0.1),
+    story=st.lists(st.tuples(target, st.floats(0.5, 2.0)), min_size=1, max_size=30),
+)
+def test_every_state_that_can_be_stopped_is_a_good_beginning(
+    velocity, acceleration, jerk, place, tick_s, story
+):
+    """In a range that holds the stop hardly, or not so hardly."""
+    limits = 2.0, 8.0, jerk
+    a = acceleration * min(limits[1], sqrt(4 * limits[0] * jerk))
+    # As fast as it may be while the acceleration goes to zero.
+    gained = a * abs(a) / (2 * jerk)
+    v = min(velocity * limits[0], limits[0] - max(0.0, gained))
+    v = max(v, -limits[0] - min(0.0, gained))
+    _, up, down = stop(v, a, limits[1], jerk)
+    low, high = down - place * 1e-3, up + (1 - place) + 1e-9
+    motion = Motion(0.0, low, high, *limits)
+    motion.velocity, motion.acceleration = v, a
+    position = 0.0
+    for goal, factor in story:
+        h = tick_s * factor
+        command = motion.follow(goal, h)
+        rounding = 1e-13 / np.array([h, h**2, h**3])
+        new_v = (command - position) / h
+        new_a = (new_v - v) / h
+        new_j = (new_a - a) / h
+        assert low <= command <= high
+        allowed = np.array(limits) * (1 + 1e-6) + rounding
+        assert (np.abs([new_v, new_a, new_j]) <= allowed).all()
+        position, v, a = command, motion.velocity, motion.acceleration
