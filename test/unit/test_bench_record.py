@@ -1,11 +1,13 @@
 """The recorder's benchmark: its load, its comparison of a bag with what was sent, its usage."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from rosbags.typesys import get_typestore, Stores
 from vqbet_ros.cli.bench_record_check import compare
 from vqbet_ros.cli.main import main
-from vqbet_ros.data.messages import header_stamp_ns
+from vqbet_ros.data.cdr import header_stamp_ns
 from vqbet_ros.recording.audit import expected_streams
 from vqbet_ros.recording.bag import BagOptions, BagWriter
 from vqbet_ros.recording.bench_load import (
@@ -91,7 +93,7 @@ def test_a_message_bears_its_stamp_and_number_and_stays_readable(templates, topi
         cdr = templates[topic].message(START + number, number)
         assert header_stamp_ns(cdr, kind) == START + number
         assert number_of(topic, cdr) == number
-        decoded = get_typestore(Stores.ROS2_HUMBLE).deserialize_cdr(cdr, kind)
+        decoded: Any = get_typestore(Stores.ROS2_HUMBLE).deserialize_cdr(cdr, kind)
         assert decoded.header.frame_id == 'camera'
         if kind == JOINT_STATE:
             assert decoded.effort[-1] == number

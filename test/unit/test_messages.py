@@ -8,7 +8,9 @@ import cv2
 import numpy as np
 import pytest
 from rosbags.typesys import get_typestore, Stores
-from vqbet_ros.data.messages import DECODERS, header_stamp_ns, PICTURES
+from vqbet_ros.data.cdr import header_stamp_ns
+from vqbet_ros.data.messages import DECODERS
+from vqbet_ros.data.pictures import jpeg_size, PICTURES
 from vqbet_ros.errors import BadMessage
 from vqbet_ros.message_types import (
     COMPRESSED_IMAGE,
@@ -200,6 +202,34 @@ def test_compressed_image_gives_rgb(extension):
     assert got.dtype == np.uint8
     assert got.flags.c_contiguous
     assert np.abs(got.astype(int) - rgb).mean() < (2.0 if extension == '.jpg' else 1e-9)
+
+
+@pytest.mark.parametrize('flags', [[], [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]])
+@pytest.mark.parametrize(('height', 'width'), [(1, 1), (7, 300), (480, 640), (123, 45)])
+def test_the_size_of_a_jpeg_stands_in_its_header(height, width, flags):
+    content = cv2.imencode('.jpg', picture(height, width), flags)[1].tobytes()
+    assert jpeg_size(content) == (height, width)
+    comment = b'\xff\xfe' + struct.pack('>H', 6) + b'\xff\xc0ab'  # looks like a frame, is none
+    assert jpeg_size(content[:2] + comment + content[2:]) == (height, width)
+
+
+@pytest.mark.parametrize(('height', 'width'), [(48, 72), (30, 45), (24, 36), (12, 18), (95, 143)])
+def test_large_jpegs_are_reduced_as_they_are_decoded(height, width):
+    rgb = smooth_picture(96, 144)
+    content = cv2.imencode('.jpg', rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+    camera = make_camera(height, width)
+    read = PICTURES[COMPRESSED_IMAGE](compressed_cdr(content), camera)
+    assert read.size == (96, 144)
+    assert read.pixels.shape[0] == 96 // max(k for k in (1, 2, 4, 8) if 96 // k >= height)
+    got = DECODERS[COMPRESSED_IMAGE](compressed_cdr(content), camera)
+    whole = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)
+    assert np.abs(got.astype(int) - whole).mean() < 2.0
+
+
+def test_a_crop_is_cut_from_the_whole_jpeg():
+    content = cv2.imencode('.jpg', smooth_picture(96, 144))[1].tobytes()
+    camera = make_camera(12, 18, crop=Crop(top=0, left=0, height=96, width=144))
+    assert PICTURES[COMPRESSED_IMAGE](compressed_cdr(content), camera).pixels.shape[0] == 96
 
 
 def test_grey_jpeg_gives_three_equal_channels():

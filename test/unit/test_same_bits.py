@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from vqbet_ros.data.align import align
 from vqbet_ros.data.bag import BagMessage
-from vqbet_ros.data.messages import DECODERS, header_stamp_ns
+from vqbet_ros.data.cdr import header_stamp_ns
+from vqbet_ros.data.messages import DECODERS
 from vqbet_ros.message_types import (
     COMPRESSED_IMAGE,
     IMAGE,

@@ -67,7 +67,8 @@ def run(args: argparse.Namespace) -> int:
     """Replay the bag; returns the exit status."""
     from vqbet_ros.data.align import align
     from vqbet_ros.data.bag import Bag
-    from vqbet_ros.data.messages import DECODERS, warm_up
+    from vqbet_ros.data.cdr import warm_up
+    from vqbet_ros.data.messages import DECODERS
     from vqbet_ros.policy.engine import Engine
     from vqbet_ros.resources import named
     from vqbet_ros.runtime.replay import Replay
@@ -139,7 +140,7 @@ def run(args: argparse.Namespace) -> int:
 
 def arrivals(bag: 'Bag', spec: 'RobotSpec') -> 'Iterator[Arrival]':
     """Iterate over what the node's subscriptions would have received."""
-    from vqbet_ros.data.messages import header_stamp_ns
+    from vqbet_ros.data.cdr import header_stamp_ns
     from vqbet_ros.errors import BadMessage
     from vqbet_ros.runtime.replay import Arrival
 

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from vqbet_ros.action_spec import CommandSource
+from vqbet_ros.data.cdr import deserialize
 from vqbet_ros.data.messages import (
     by_name,
-    deserialize,
     read_float64_array,
     read_joy,
     read_pose,

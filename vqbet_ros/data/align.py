@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from vqbet_ros.data.actions import delta
 from vqbet_ros.data.bag import BagMessage
-from vqbet_ros.data.messages import header_stamp_ns
+from vqbet_ros.data.cdr import header_stamp_ns
 from vqbet_ros.data.tracks import CommandTrack, Problems, seconds, StreamTrack
 from vqbet_ros.errors import BadBag, BadMessage, listed
 from vqbet_ros.message_types import JOINT_TRAJECTORY

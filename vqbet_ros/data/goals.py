@@ -7,7 +7,7 @@ import re
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from vqbet_ros.data.messages import to_spec_size
+from vqbet_ros.data.pictures import to_spec_size
 from vqbet_ros.data.store import Dataset
 from vqbet_ros.errors import BadMessage, ConfigError
 from vqbet_ros.spec import RobotSpec

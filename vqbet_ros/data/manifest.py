@@ -28,14 +28,14 @@ class Parameters:
         rate_hz: Steps per second.
         gaps: What is done about missing data; see `align`.
         min_steps: Shorter episodes are left out.
-        resize: How images get to the spec's size: cut, then cv2's INTER_AREA, which averages
-            (the antialiasing); only ever smaller.
+        resize: How images get to the spec's size: large JPEGs decoded at a fraction of their size,
+            cut, then cv2's INTER_AREA; both average (the antialiasing); only ever smaller.
     """
 
     rate_hz: float
     gaps: str
     min_steps: int
-    resize: str = 'crop, then area average'
+    resize: str = 'JPEG reduced by 2, 4 or 8 where it is larger yet; crop, then area average'
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from vqbet_ros.action_spec import CommandSource
 from vqbet_ros.data.actions import Command, decode_command
-from vqbet_ros.data.messages import DECODERS, PICTURES, to_spec_size, WITH_HEADER
+from vqbet_ros.data.cdr import WITH_HEADER
+from vqbet_ros.data.messages import DECODERS
+from vqbet_ros.data.pictures import PICTURES, to_spec_size
 from vqbet_ros.errors import BadMessage
 from vqbet_ros.message_types import JOINT_STATE
 from vqbet_ros.runtime.stream import decode, Sample
@@ -148,13 +150,13 @@ class StreamTrack(_Track):
         if not isinstance(part, CameraSpec):
             return DECODERS[part.type](payload, part)
         picture = PICTURES[part.type](payload, part)
-        if self._size not in (None, picture.shape[:2]):
+        if self._size not in (None, picture.size):
             raise BadMessage(
                 f"camera '{part.name}': the picture changed from {_size(self._size)} to "
-                f'{_size(picture.shape[:2])} in the middle: record each mode in its own bag'
+                f'{_size(picture.size)} in the middle: record each mode in its own bag'
             )
-        sized = to_spec_size(picture, part)
-        self._size = picture.shape[:2]
+        sized = to_spec_size(picture.pixels, part)
+        self._size = picture.size
         return sized
 
 

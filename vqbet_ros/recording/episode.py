@@ -6,7 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from vqbet_ros.data.messages import header_stamp_ns
+from vqbet_ros.data.cdr import header_stamp_ns
 from vqbet_ros.errors import BadBag, BadMessage
 from vqbet_ros.recording.audit import AuditReport, EpisodeAudit, Expected
 from vqbet_ros.recording.bag import BagOptions, BagSummary, BagWriter

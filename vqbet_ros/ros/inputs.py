@@ -7,7 +7,7 @@ from geometry_msgs.msg import PoseStamped, TwistStamped
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image, JointState, Joy
 from std_msgs.msg import Float64MultiArray
-from vqbet_ros.data.messages import header_stamp_ns
+from vqbet_ros.data.cdr import header_stamp_ns
 from vqbet_ros.errors import BadMessage
 from vqbet_ros.message_types import (
     COMPRESSED_IMAGE,

@@ -21,7 +21,8 @@ from rclpy.time import Time
 from std_msgs.msg import Header
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
-from vqbet_ros.data.messages import DECODERS, warm_up
+from vqbet_ros.data.cdr import warm_up
+from vqbet_ros.data.messages import DECODERS
 from vqbet_ros.errors import ConfigError, VqbetError
 from vqbet_ros.ros import qos
 from vqbet_ros.ros.checkpoints import apply_goal, load_engine, robot_spec

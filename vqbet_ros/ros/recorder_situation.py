@@ -9,7 +9,7 @@ from rclpy.serialization import deserialize_message
 from rclpy.utilities import get_rmw_implementation_identifier
 from sensor_msgs.msg import JointState
 from vqbet_ros import __version__
-from vqbet_ros.data.messages import header_stamp_ns
+from vqbet_ros.data.cdr import header_stamp_ns
 from vqbet_ros.errors import BadMessage
 from vqbet_ros.recording.readiness import Situation
 from vqbet_ros.ros.recorder_streams import TopicInput
