@@ -128,13 +128,13 @@ def write_bag(
 
 def main() -> None:
     """Write the bags."""
-    import pyarrow.parquet as parquet
-
     parser = argparse.ArgumentParser(description='Write bags from cr5_banana.')
     parser.add_argument('source', metavar='DIR', type=Path, help='the LeRobot dataset')
     parser.add_argument('bags', metavar='BAGS', type=Path, help='folder for the bags')
     parser.add_argument('--episodes', metavar='N', type=int, help='the first N (default: all)')
     args = parser.parse_args()
+    import pyarrow.parquet as parquet  # --help does without it
+
     spec = RobotSpec.from_yaml(named(SPEC))
     files = sorted(args.source.glob('data/*/*.parquet'))[: args.episodes]
     if not files:

@@ -7,11 +7,12 @@ of processes.
 """
 
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 import shutil
+import signal
 from typing import Any
 import warnings
 
@@ -133,7 +134,9 @@ class Preparation:
             for index, bag in enumerate(self.bags)
         ]
         try:
-            with cluster or nullcontext():
+            # Ctrl-C is this process's to handle: it ends the others, who would each say so.
+            local = joblib.parallel_config('loky', initializer=_ignore_interrupts)
+            with cluster or local:
                 pool = joblib.Parallel(n_jobs=jobs, return_as='generator', batch_size=1)
                 with _closing(pool(joblib.delayed(make_part)(task) for task in tasks)) as results:
                     for task, result in zip(tasks, results, strict=True):
@@ -201,6 +204,10 @@ def find_bags(paths: Sequence[Path]) -> list[Path]:
     if problems:
         raise BadBag('\n'.join(problems))
     return list(dict.fromkeys(found))
+
+
+def _ignore_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def expected_steps(bag: Path, rate_hz: float) -> int:
