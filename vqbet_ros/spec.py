@@ -10,7 +10,7 @@ proprioception.
 
 from collections.abc import Iterable
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -36,6 +36,7 @@ from vqbet_ros.message_types import (
     twist_channels,
     TWIST_STAMPED,
 )
+from vqbet_ros.runtime_spec import RuntimeSettings
 from vqbet_ros.structured import from_mapping, load_yaml, parse_yaml, to_yaml
 import yaml
 
@@ -240,6 +241,7 @@ class RobotSpec:
         action: What is commanded.
         cameras: In the order in which the policy sees them; may be empty.
         state: In the order in which their channels form the state vector; may be empty.
+        runtime: How cautiously the policy is run on it.
     """
 
     robot: str
@@ -247,6 +249,7 @@ class RobotSpec:
     action: ActionSpec
     cameras: tuple[CameraSpec, ...] = ()
     state: tuple[StateSpec, ...] = ()
+    runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
 
     def __post_init__(self) -> None:
         """Check what holds between the parts."""
@@ -351,8 +354,8 @@ class RobotSpec:
 
         What counts: which numbers there are and in which order, rates, units, frames, what an
         action is relative to, sizes and crops of images. Topics, message types, the interface that
-        takes the commands, latencies, staleness and limits may differ: they belong to the robot at
-        hand, and change neither the meaning nor the shape of any number.
+        takes the commands, latencies, staleness, limits and `runtime` may differ: they belong to
+        the robot at hand, and change neither the meaning nor the shape of any number.
 
         Returns:
             One line per difference, `what: ours, theirs`; empty when the two agree.

@@ -112,6 +112,7 @@ action:
   record_type: std_msgs/msg/Float64MultiArray
   command_topic: /commands
   limits: {a: {position: [-2.0, 2.0]}, b: {position: [-2.0, 2.0]}}
+runtime: {interpolation: step}
 """,
         'twig',
     )

@@ -8,7 +8,7 @@ from vqbet_ros.runtime.blending import blend, choose_primary, sample, seam
 from vqbet_ros.runtime.chunk import Chunk
 from vqbet_ros.runtime.interpolation import Start
 from vqbet_ros.runtime.plan import Plan
-from vqbet_ros.runtime.settings import BlendSettings
+from vqbet_ros.runtime_spec import BlendSettings
 
 MS = 1_000_000
 PERIOD_NS = 100 * MS

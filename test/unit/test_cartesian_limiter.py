@@ -13,7 +13,7 @@ from vqbet_ros.runtime.cartesian_limiter import CartesianLimiter
 from vqbet_ros.runtime.limiter import Refused
 from vqbet_ros.runtime.point import rotation_matrix, rotation_vector
 from vqbet_ros.runtime.rotation import from_matrix, matrix
-from vqbet_ros.runtime.settings import CartesianSettings, LimiterSettings
+from vqbet_ros.runtime_spec import CartesianSettings, LimiterSettings
 from vqbet_ros.spec import GripperSpec, JointLimits, RobotSpec
 
 PERIOD_S = 0.01

@@ -6,7 +6,7 @@ from vqbet_ros.resources import resource
 from vqbet_ros.runtime.chunk import Chunk
 from vqbet_ros.runtime.chunk_check import ChunkCheck
 from vqbet_ros.runtime.interpolation import Start
-from vqbet_ros.runtime.settings import LimiterSettings
+from vqbet_ros.runtime_spec import LimiterSettings
 from vqbet_ros.spec import GripperSpec, JointLimits, RobotSpec
 
 MS = 1_000_000

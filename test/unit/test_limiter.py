@@ -10,7 +10,7 @@ import pytest
 from vqbet_ros.errors import ConfigError
 from vqbet_ros.message_types import twist_channels
 from vqbet_ros.runtime.limiter import Limiter, Refused
-from vqbet_ros.runtime.settings import LimiterSettings
+from vqbet_ros.runtime_spec import LimiterSettings
 from vqbet_ros.spec import GripperSpec, JointLimits, RobotSpec
 
 ACTION = RobotSpec.from_yaml(Path(__file__).parents[2] / 'config' / 'robots' / 'pusht.yaml').action

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from vqbet_ros.runtime.gate import ReasonKind
 from vqbet_ros.runtime.monitors import Monitors
-from vqbet_ros.runtime.settings import MonitorSettings
+from vqbet_ros.runtime_spec import MonitorSettings
 
 MS = 1_000_000
 T = 10**15

@@ -262,7 +262,8 @@ def test_offline_evaluation_on_another_dataset_is_of_all_episodes(
     trained, checkpoint, tmp_path, write_bag
 ):
     bags = [write_bag(tmp_path / f'twig_{n}', 3.0, 20 + n, outcome='failure') for n in range(2)]
-    list(Preparation(find_bags(bags), tmp_path / 'dataset').run(1))
+    with Preparation(find_bags(bags), tmp_path / 'dataset') as preparation:
+        list(preparation.run(1))
     found = evaluate(load_checkpoint(checkpoint), Dataset.open(tmp_path / 'dataset'))
     assert not found.held_out
     assert set(found.episode.tolist()) == {0, 1}

@@ -1,5 +1,6 @@
 from concurrent.futures import ThreadPoolExecutor
 import dataclasses
+import math
 from pathlib import Path
 
 from hypothesis import given, settings
@@ -9,13 +10,18 @@ import pytest
 from vqbet_ros.errors import ConfigError
 from vqbet_ros.runtime.gate import Reason, ReasonKind
 from vqbet_ros.runtime.plan import Chunk
-from vqbet_ros.runtime.settings import RuntimeSettings
 from vqbet_ros.runtime.supervisor import Command, Hold, State, Supervisor
+from vqbet_ros.runtime_spec import LimiterSettings, RuntimeSettings
 from vqbet_ros.spec import JointLimits, RobotSpec
 
 MS = 1_000_000
 T = 1_000 * MS
-SPEC = RobotSpec.from_yaml(Path(__file__).parents[2] / 'config' / 'robots' / 'pusht.yaml')
+SPEC = dataclasses.replace(
+    RobotSpec.from_yaml(Path(__file__).parents[2] / 'config' / 'robots' / 'pusht.yaml'),
+    runtime=RuntimeSettings(
+        interpolation='step', bad_chunk='hold', limiter=LimiterSettings(gross_position=math.inf)
+    ),
+)
 STALE = Reason(ReasonKind.STALE, 'newest is 300 ms old, limit 250 ms', 'top')
 
 
@@ -192,13 +198,15 @@ def test_reset_without_a_fault_does_nothing(supervisor):
     assert supervisor.epoch == epoch
 
 
-def test_rates_need_a_caller_that_can_keep_them():
+def test_rates_need_to_know_where_the_robot_is():
     limits = {**SPEC.action.limits, 'x': JointLimits((0.0, 1.0), velocity=1.0)}
     action = dataclasses.replace(SPEC.action, limits=limits)
     spec = dataclasses.replace(SPEC, action=action)
-    with pytest.raises(ConfigError, match=r'limits\.x\.velocity'):
-        Supervisor(spec)
-    Supervisor(spec, RuntimeSettings())
+    Supervisor(spec)
+    with pytest.raises(ConfigError, match='not measured') as caught:
+        Supervisor(dataclasses.replace(spec, state=()))
+    assert 'x: expected x/position or x in the state' in str(caught.value)
+    assert 'y: expected' in str(caught.value)
 
 
 anything = st.floats(width=32)  # NaN and infinities too

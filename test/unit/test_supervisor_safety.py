@@ -11,9 +11,9 @@ from vqbet_ros.resources import resource
 from vqbet_ros.runtime.chunk import Chunk
 from vqbet_ros.runtime.gate import Reason, ReasonKind
 from vqbet_ros.runtime.reactions import Reaction, REACTIONS
-from vqbet_ros.runtime.settings import RuntimeSettings, StartSettings, WatchSettings
 from vqbet_ros.runtime.supervisor import Command, Hold, State, Supervisor
 from vqbet_ros.runtime.watch import Facts
+from vqbet_ros.runtime_spec import RuntimeSettings, StartSettings, WatchSettings
 from vqbet_ros.spec import JointLimits, RobotSpec
 
 MS = 1_000_000

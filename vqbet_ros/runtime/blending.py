@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 from vqbet_ros.runtime.chunk import Chunk
-from vqbet_ros.runtime.settings import BlendSettings
+from vqbet_ros.runtime_spec import BlendSettings
 
 Vector = NDArray[np.float64]
 

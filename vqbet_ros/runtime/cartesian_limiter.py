@@ -19,7 +19,7 @@ from vqbet_ros.runtime.limiter import Axis, Refused
 from vqbet_ros.runtime.motion import Motion
 from vqbet_ros.runtime.point import Point, rotation_matrix, rotation_vector
 from vqbet_ros.runtime.rotation import from_matrix, matrix
-from vqbet_ros.runtime.settings import CartesianSettings, LimiterSettings
+from vqbet_ros.runtime_spec import CartesianSettings, LimiterSettings
 from vqbet_ros.spec import ActionSpec
 
 Vector = NDArray[np.float64]

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from vqbet_ros.message_types import POSITION
 from vqbet_ros.runtime.chunk import Chunk
 from vqbet_ros.runtime.interpolation import Start
-from vqbet_ros.runtime.settings import LimiterSettings
+from vqbet_ros.runtime_spec import LimiterSettings
 from vqbet_ros.spec import ActionSpec, JointLimits
 
 Vector = NDArray[np.float64]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from vqbet_ros.errors import ConfigError, listed
 from vqbet_ros.runtime.motion import Motion
-from vqbet_ros.runtime.settings import LimiterSettings
+from vqbet_ros.runtime_spec import LimiterSettings
 from vqbet_ros.spec import ActionSpec, JointLimits
 
 _EXACT = 1e-6  # share of a limit, or of a range, that is no excess but rounding

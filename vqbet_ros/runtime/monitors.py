@@ -13,7 +13,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 from vqbet_ros.runtime.gate import Reason, ReasonKind
-from vqbet_ros.runtime.settings import MonitorSettings
+from vqbet_ros.runtime_spec import MonitorSettings
 
 Vector = NDArray[np.float64]
 _MOST = 10_000  # samples of a window that nobody looks at

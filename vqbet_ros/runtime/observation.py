@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from vqbet_ros.errors import BadMessage
 from vqbet_ros.message_types import JOINT_STATE
 from vqbet_ros.runtime.gate import age_ns, Reason
-from vqbet_ros.runtime.sampling import Missing, Read, Step, step_at
+from vqbet_ros.runtime.sampling import Missing, newest_vector, Read, Step, step_at
 from vqbet_ros.runtime.stream import decode, Decoder, Sample, Stream, StreamCounts
 from vqbet_ros.spec import RobotSpec
 
@@ -178,6 +178,19 @@ class ObservationBuffer:
                 name: age_ns(now_ns, stream.samples[-1].stamp_ns) if stream.samples else None
                 for name, stream in self._streams.items()
             }
+
+    def newest_state(self) -> NDArray[np.float64]:
+        """Return the newest of each number of the state (S,), NaN where it is missing.
+
+        Not what the policy sees: nothing is interpolated to one time, and no image decoded.
+        """
+        with self._lock:
+            taken = {p.stream: tuple(self._streams[p.stream].samples) for p in self._spec.state}
+        vectors = [
+            newest_vector(taken[part.stream], part, self._readers[part.stream])
+            for part in self._spec.state
+        ]
+        return np.concatenate([*vectors, np.zeros(0)])
 
     def observe(self, now_ns: int, history: int) -> Observation | list[Reason]:
         """Make the newest observation.

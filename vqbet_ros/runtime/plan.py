@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from vqbet_ros.runtime.blending import blend, seam
 from vqbet_ros.runtime.chunk import Chunk
 from vqbet_ros.runtime.interpolation import Interpolation, Path, Start
-from vqbet_ros.runtime.settings import BlendSettings
+from vqbet_ros.runtime_spec import BlendSettings
 
 __all__ = ['Chunk', 'Plan', 'Step']
 

@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 from vqbet_ros.runtime.gate import Reason, ReasonKind
-from vqbet_ros.runtime.settings import StartSettings
 from vqbet_ros.runtime.watch import farthest
+from vqbet_ros.runtime_spec import StartSettings
 
 Vector = NDArray[np.float64]
 

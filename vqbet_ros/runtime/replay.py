@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from vqbet_ros.runtime.measured import Measured
 from vqbet_ros.runtime.observation import Observation, ObservationBuffer
 from vqbet_ros.runtime.pacing import Pacing, stamp_jitter_ns, TICK_MARGIN
 from vqbet_ros.runtime.plan import Chunk
 from vqbet_ros.runtime.stream import Decoder
 from vqbet_ros.runtime.supervisor import Command, Hold, Supervisor
+from vqbet_ros.runtime.watch import Facts
 from vqbet_ros.spec import RobotSpec
 
 Infer = Callable[[Observation], tuple[Any, int]]
@@ -107,7 +109,9 @@ class Replay:
         plan_every: int = 0,
         reset: Callable[[], None] = lambda: None,
     ) -> None:
-        self.supervisor = Supervisor(spec)
+        settings = dataclasses.replace(spec.runtime, control_rate_hz=control_rate_hz)
+        self.supervisor = Supervisor(spec, settings)
+        self._measured = Measured(spec)
         self.buffer = ObservationBuffer(spec, decoders, history, stamp_jitter_ns(spec))
         self._spec, self._history = spec, history
         self._infer, self._reset = infer, reset
@@ -141,7 +145,7 @@ class Replay:
     def _enable(self, now_ns: int) -> None:
         self._enabled = True
         self.buffer.reset_history(now_ns)
-        self.supervisor.enable(now_ns)
+        self.supervisor.enable(now_ns, self._measured.of(self.buffer.newest_state()))
         self._reset()
         self._tick_ns = now_ns + self._control_period_ns
 
@@ -152,7 +156,9 @@ class Replay:
                 yield self._ready(*self._busy)
             elif self._tick_ns < until_ns:
                 now_ns, self._tick_ns = self._tick_ns, self._tick_ns + self._control_period_ns
-                yield Tick(now_ns, self.supervisor.tick(now_ns, self.buffer.check(now_ns)))
+                facts = Facts(measured=self._measured.of(self.buffer.newest_state()))
+                reasons = self.buffer.check(now_ns)
+                yield Tick(now_ns, self.supervisor.tick(now_ns, reasons, facts))
             else:
                 return
 

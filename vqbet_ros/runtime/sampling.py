@@ -174,6 +174,20 @@ def vector_at(
     return values, oldest_ns
 
 
+def newest_vector(samples: Sequence[Sample], part: StateSpec, read: Read) -> Float64:
+    """Return each number of one stream as it came last (C,), NaN where it is missing.
+
+    What is older than `max_age_s`, counted from the newest message, is missing.
+    """
+    if not samples:
+        return np.full(len(part.channels), np.nan)
+    backwards = range(len(samples) - 1, -1, -1)
+    try:
+        return _collect(samples, backwards, part, samples[-1].stamp_ns, read)[0]
+    except BadMessage:  # it is counted, and the reason of the next observation
+        return np.full(len(part.channels), np.nan)
+
+
 def _collect(
     samples: Sequence[Sample],
     indices: Iterable[int],

@@ -11,6 +11,7 @@ emergency stop nothing at all. Why each reason leads where is the table in `reac
 
 from collections import Counter
 from collections.abc import Sequence
+import copy
 import dataclasses
 import math
 import threading
@@ -28,16 +29,14 @@ from vqbet_ros.runtime.outcome import Command, Hold, State
 from vqbet_ros.runtime.plan import Plan
 from vqbet_ros.runtime.ramp import Ramp
 from vqbet_ros.runtime.reactions import Reaction, REACTIONS
-from vqbet_ros.runtime.settings import LimiterSettings, RuntimeSettings
 from vqbet_ros.runtime.watch import Facts, Watch
+from vqbet_ros.runtime_spec import RuntimeSettings
 from vqbet_ros.spec import RobotSpec
 
 __all__ = ['Command', 'Hold', 'State', 'Supervisor']
 
 _IDLE = (State.DISARMED, State.FAULT)
-_PLAIN = RuntimeSettings(
-    interpolation='step', bad_chunk='hold', limiter=LimiterSettings(gross_position=math.inf)
-)
+_LONGEST_STOP_S = 10.0  # of a preview
 
 
 class Supervisor:
@@ -45,27 +44,30 @@ class Supervisor:
 
     Args:
         spec: The robot.
-        settings: None for a caller that neither publishes what a Hold says nor tells where the
-            robot is: rates cannot be kept then, and whatever is outside its range is clamped.
+        settings: Instead of the spec's own.
 
     Raises:
         ConfigError: The robot cannot be commanded so.
     """
 
     def __init__(self, spec: RobotSpec, settings: RuntimeSettings | None = None) -> None:
-        _require_known(spec, rates=settings is not None)
         self._lock = threading.Lock()
-        self._settings = settings = settings or _PLAIN
+        self._settings = settings = settings or spec.runtime
         names = spec.action_names
         judged = np.array([name in spec.action.arm_channels for name in names])
+        # Velocities begin at zero, wherever the robot is.
+        self._rest = np.where(judged & spec.action.is_velocity, 0.0, math.nan)
         self._plan = Plan(settings.interpolation, settings.blend)
         rate_hz = settings.control_rate_hz or spec.rate_hz
-        limits = spec.action, settings.limiter, 1.0 / rate_hz
+        self._period_s = 1.0 / rate_hz
+        limits = spec.action, settings.limiter, self._period_s
         self._limiter: Limiter | CartesianLimiter
         if spec.action.kind == 'pose':
             self._limiter = CartesianLimiter(*limits, settings.cartesian)
         else:
             self._limiter = Limiter(*limits)
+        if self._limiter.needs_seed:
+            _require_measured(spec, self._rest)
         self._check = ChunkCheck(spec.action, settings.limiter)
         self._watch = Watch(names, judged, settings.watch)
         self._ramp = Ramp(names, judged, settings.start)
@@ -232,6 +234,19 @@ class Supervisor:
             self._scale = scale
             return self._limiter.unscaled if scale < 1.0 else ()
 
+    def discard(self) -> int:
+        """Let no chunk count that was made until now, as when the goal changes.
+
+        What moves is stopped within its limits until the next chunk comes.
+
+        Returns:
+            The new epoch.
+        """
+        with self._lock:
+            self._epoch += 1
+            self._plan.clear()
+            return self._epoch
+
     def accept(self, chunk: Chunk) -> Reason | None:
         """Take over a chunk, or say why not; refused chunks change nothing and are counted."""
         with self._lock:
@@ -281,6 +296,36 @@ class Supervisor:
                 self._plan.clear()
                 return self._hold((*stops, *warnings), elapsed_s)
             return self._command(now_ns, elapsed_s, facts, tuple(warnings))
+
+    def preview(self, now_ns: int) -> Chunk | None:
+        """Return what the next ticks will command if nothing new comes, up to standing still.
+
+        Returns:
+            A chunk whose first action is due one tick after now; None where nothing is planned.
+        """
+        with self._lock:
+            if self._plan.chunk is None or not self._limiter.seeded:
+                return None
+            limiter, plan, ramp = copy.deepcopy((self._limiter, self._plan, self._ramp))
+            scale, period_ns = self._scale, round(self._period_s * 1e9)
+            epoch, confidence = self._epoch, self._plan.chunk.confidence
+        commands: list[NDArray[np.float64]] = []
+        time_ns = now_ns + period_ns
+        try:
+            while (step := plan.command(time_ns)) is not None:
+                target = ramp.apply(time_ns, np.asarray(step.values, dtype=np.float64))
+                commands.append(limiter.limit(target, None, scale))
+                time_ns += period_ns
+        except Refused:
+            pass  # the tick that gets there says so
+        longest = len(commands) + round(_LONGEST_STOP_S / self._period_s)
+        while commands and not limiter.at_rest and len(commands) < longest:
+            stopping = limiter.hold()
+            assert stopping is not None  # noqa: S101 - something was sent
+            commands.append(stopping)
+        if not commands:
+            return None
+        return Chunk(now_ns, np.array(commands), period_ns, confidence, epoch)
 
     def look(self, reasons: Sequence[Reason] = ()) -> Hold | None:
         """Return why nothing is commanded while disarmed or in a fault, without moving on.
@@ -365,8 +410,10 @@ class Supervisor:
         return self._deadman_ns is None or not 0 <= now_ns - self._deadman_ns <= timeout_s * 1e9
 
     def _seed(self, measured: NDArray[np.float64] | None) -> None:
-        if measured is not None and np.isfinite(measured).all():
-            self._limiter.seed(measured)
+        unknown = np.isnan(self._rest)
+        start = self._rest if measured is None else np.where(unknown, measured, self._rest)
+        if np.isfinite(start).all():
+            self._limiter.seed(start)
 
     def _start(self) -> Start | None:
         """Return where the next path begins."""
@@ -454,17 +501,13 @@ def _reaction(reason: Reason) -> Reaction:
     return REACTIONS[reason.kind]
 
 
-def _require_known(spec: RobotSpec, *, rates: bool) -> None:
-    """Refuse what is not commanded as yet."""
-    action = spec.action
+def _require_measured(spec: RobotSpec, rest: NDArray[np.float64]) -> None:
+    """Refuse limits of rates where nobody can say from where the commands begin."""
     problems = [
-        f'action.limits.{name}.{kind}: got {value}, expected null'
-        for name, limits in action.limits.items()
-        for kind in ('velocity', 'acceleration', 'jerk')
-        if not rates and (value := getattr(limits, kind)) is not None
+        f'{name}: expected {name}/position or {name} in the state'
+        for name, at in zip(spec.action_names, rest, strict=True)
+        if math.isnan(at) and spec.measured(name) is None
     ]
-    if not rates and (action.kind != 'joints' or action.gripper is not None):
-        what = 'a gripper of its own' if action.kind == 'joints' else f"kind '{action.kind}'"
-        problems.append(f'action: got {what}, but only joints can be commanded as yet')
     if problems:
-        raise ConfigError(listed('the robot cannot be commanded so', problems))
+        title = 'action.limits: rates are limited from where the robot is, which is not measured'
+        raise ConfigError(listed(title, problems))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from vqbet_ros.runtime.gate import Reason, ReasonKind
-from vqbet_ros.runtime.settings import WatchSettings
+from vqbet_ros.runtime_spec import WatchSettings
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How cautious the runtime is: settings that belong to neither the robot nor the policy."""
+"""The part of the spec that says how cautiously the policy is run on the robot."""
 
 from dataclasses import dataclass, field
 import math
@@ -207,10 +207,11 @@ class MonitorSettings:
 
 @dataclass(frozen=True)
 class RuntimeSettings:
-    """All of them.
+    """How the policy is run.
 
     Attributes:
-        control_rate_hz: Rate of the commands; null for the policy's.
+        control_rate_hz: Rate of the commands; null for the policy's. The node's parameter of that
+            name wins over it.
         interpolation: What is commanded between two actions.
         bad_chunk: What happens when a chunk is not finite or grossly wrong: 'fault', or 'hold'
             when the chunk before it ends.
