@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from vqbet_ros.errors import ConfigError
 from vqbet_ros.policy.checkpoint import load_checkpoint
-from vqbet_ros.policy.heads import gumbel_noise
+from vqbet_ros.policy.heads import gumbel_noise, Stay
 from vqbet_ros.policy.policy import Goal, Policy
 from vqbet_ros.policy.vqbet import Decoded
 from vqbet_ros.spec import RobotSpec
@@ -56,11 +56,13 @@ class PolicyOutput:
     Attributes:
         actions: (W, A) float32 in the robot's units, the first for the observation's own step.
         codes: (G,) int64, the primary code first.
-        confidence: Probability of the primary code, 0 to 1.
+        probabilities: (C,) float32 of the primary codes, at temperature 1.
+        confidence: The largest of them.
     """
 
     actions: NDArray[np.float32]
     codes: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
     confidence: float
 
 
@@ -182,23 +184,41 @@ class Engine:
         self._goal = Goal(features, tensor)
 
     @torch.inference_mode()
-    def plan(self, observation: Observation) -> PolicyOutput:
+    def plan(
+        self, observation: Observation, *, running: int | None = None, hysteresis: float = 0.0
+    ) -> PolicyOutput:
         """Decide on a chunk for one observation.
 
+        Args:
+            observation: What the robot has seen.
+            running: The primary code of the chunk that is being executed. It is decoded again
+                unless another one is more probable by more than `hysteresis`, then the most
+                probable one is. None, nothing running, leaves the choice to the temperature.
+            hysteresis: A probability, 0 to 1.
+
         Raises:
-            ValueError: The newest step is not valid.
+            ValueError: The newest step is not valid, or there is no such code.
         """
         if not observation.valid[-1]:
             raise ValueError('the newest step of an observation must be valid')
+        codes = self.policy.config.codebook_size
+        if running is not None and not 0 <= running < codes:
+            raise ValueError(f'running: got {running}, expected a code from 0 to {codes - 1}')
         decoded = self.decode(
             self._features(observation),
             torch.as_tensor(observation.state)[None],
             torch.as_tensor(observation.valid)[None],
+            Stay(
+                torch.tensor([-1 if running is None else running], device=self.policy.device),
+                torch.tensor(hysteresis, dtype=torch.float32, device=self.policy.device),
+            ),
         )
+        probabilities = decoded.probabilities[0, 0].cpu().numpy()
         return PolicyOutput(
             actions=decoded.actions[0].float().cpu().numpy(),
             codes=decoded.codes[0].cpu().numpy(),
-            confidence=float(decoded.probabilities[0, 0].amax()),
+            probabilities=probabilities,
+            confidence=float(probabilities.max()),
         )
 
     def warm_up(self) -> None:
@@ -231,13 +251,20 @@ class Engine:
         return torch.stack(features, dim=1)
 
     @torch.inference_mode()
-    def decode(self, features: Tensor | None, state: Tensor, present: Tensor | None) -> Decoded:
+    def decode(
+        self,
+        features: Tensor | None,
+        state: Tensor,
+        present: Tensor | None,
+        stay: Stay | None = None,
+    ) -> Decoded:
         """Decide on a batch, with the goal that is set.
 
         Args:
             features: (B, h, n, F), None without cameras.
             state: (B, h, S) in the robot's units.
             present: (B, h) bool, None when all steps are there.
+            stay: See `CodeHead.choose`.
 
         Returns:
             See `Policy.act`.
@@ -263,6 +290,7 @@ class Engine:
             goal,
             temperature=self.temperature,
             noise=noise,
+            stay=stay,
         )
 
     def _features(self, observation: Observation) -> Tensor | None:

@@ -3,6 +3,7 @@
 Legend: N samples, D width, G code layers, C codes a layer, W chunk steps, A action channels.
 """
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -36,6 +37,29 @@ def focal_loss(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
     """
     log_p = logits.log_softmax(-1).gather(-1, target[..., None]).squeeze(-1)
     return -((1.0 - log_p.exp()) ** gamma) * log_p
+
+
+@dataclass(frozen=True)
+class Stay:
+    """Staying with the primary code that is being executed, as tensors: a CUDA graph holds it.
+
+    Attributes:
+        running: (N,) int64, -1 where nothing is running.
+        hysteresis: () float32, how much more probable another code has to be, 0 to 1.
+    """
+
+    running: Tensor
+    hysteresis: Tensor
+
+    def decide(self, probabilities: Tensor, chosen: Tensor) -> Tensor:
+        """Return the codes to take (N,), given probabilities (N, C) and the policy's choice (N,).
+
+        The rule is `runtime.blending.choose_primary`'s.
+        """
+        best, code = probabilities.max(-1)
+        own = probabilities.gather(-1, self.running.clamp(min=0)[..., None]).squeeze(-1)
+        stayed = torch.where(best - own > self.hysteresis, code, self.running)
+        return torch.where(self.running >= 0, stayed, chosen)
 
 
 class CodeHead(nn.Module):
@@ -80,7 +104,11 @@ class CodeHead(nn.Module):
         return torch.stack(logits, dim=-2)
 
     def choose(
-        self, x: Tensor, temperature: float, noise: Tensor | None = None
+        self,
+        x: Tensor,
+        temperature: float,
+        noise: Tensor | None = None,
+        stay: Stay | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Choose codes for features (N, D).
 
@@ -90,6 +118,8 @@ class CodeHead(nn.Module):
                 softmax(logits / temperature).
             noise: (N, G, C) standard Gumbel noise that makes the draw; needed unless temperature
                 is 0. As an input it keeps the computation a pure function.
+            stay: Decides on the primary code where one is running already; the others follow the
+                one that was taken.
 
         Returns:
             Codes (N, G) int64 and the probabilities (N, G, C) at temperature 1.
@@ -108,8 +138,11 @@ class CodeHead(nn.Module):
             if temperature > 0.0:
                 assert noise is not None, 'drawing codes needs noise'
                 score = current / temperature + noise[..., layer, :]  # Gumbel-max trick
+            code = score.argmax(-1)
+            if layer == 0 and stay is not None:
+                code = stay.decide(current.softmax(-1), code)
             logits.append(current)
-            codes.append(score.argmax(-1))
+            codes.append(code)
         return torch.stack(codes, dim=-1), torch.stack(logits, dim=-2).softmax(-1)
 
 

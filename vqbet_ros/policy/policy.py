@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn, Tensor
 from vqbet_ros.config import ModelConfig
+from vqbet_ros.policy.heads import Stay
 from vqbet_ros.policy.normalizer import Normalizer, Stats
 from vqbet_ros.policy.tokenizer import ActionTokenizer
 from vqbet_ros.policy.vision import centre_crop, ImageEncoder, to_float
@@ -148,6 +149,7 @@ class Policy(nn.Module):
         *,
         temperature: float = 0.0,
         noise: Tensor | None = None,
+        stay: Stay | None = None,
     ) -> Decoded:
         """Decide on a chunk.
 
@@ -159,6 +161,7 @@ class Policy(nn.Module):
             goal: Goal frames, None for none.
             temperature: See `CodeHead.choose`.
             noise: See `CodeHead.choose`.
+            stay: See `CodeHead.choose`.
 
         Returns:
             The decision with its actions (B, W, A) in the robot's units.
@@ -167,7 +170,7 @@ class Policy(nn.Module):
         if goal is not None:
             target = self.steps(goal.features, goal.state, goal.present)
         hidden = self.vqbet(self.steps(features, state, present), target)[:, -1]  # (B, D)
-        decoded = self.vqbet.decode(hidden, temperature, noise)
+        decoded = self.vqbet.decode(hidden, temperature, noise, stay)
         actions = self.to_robot(decoded.actions, None if state is None else state[:, -1])
         return Decoded(actions, decoded.codes, decoded.probabilities)
 

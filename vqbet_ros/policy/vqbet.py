@@ -16,7 +16,7 @@ from typing import Literal
 
 import torch
 from torch import nn, Tensor
-from vqbet_ros.policy.heads import CodeHead, focal_loss, gumbel_noise, OffsetHead
+from vqbet_ros.policy.heads import CodeHead, focal_loss, gumbel_noise, OffsetHead, Stay
 from vqbet_ros.policy.tokenizer import ActionTokenizer
 from vqbet_ros.policy.transformer import Transformer
 
@@ -154,10 +154,14 @@ class VQBeT(nn.Module):
         return hidden[:, self.step_tokens - 1 :: self.step_tokens]  # each step's last token
 
     def decode(
-        self, hidden: Tensor, temperature: float = 0.0, noise: Tensor | None = None
+        self,
+        hidden: Tensor,
+        temperature: float = 0.0,
+        noise: Tensor | None = None,
+        stay: Stay | None = None,
     ) -> Decoded:
         """Turn trunk outputs (B, D) into chunks; see `CodeHead.choose` for the arguments."""
-        codes, probabilities = self.code_head.choose(hidden, temperature, noise)
+        codes, probabilities = self.code_head.choose(hidden, temperature, noise, stay)
         actions = self.tokenizer.decode(codes) + self.offset_head(hidden, codes)
         return Decoded(actions, codes, probabilities)
 
