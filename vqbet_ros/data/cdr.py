@@ -53,6 +53,17 @@ def header_stamp_ns(cdr: bytes, type_name: str) -> int | None:
     return int(seconds * 1_000_000_000 + nanoseconds) or None
 
 
+def same_content(one: bytes, other: bytes) -> bool:
+    """Tell whether two serialised messages differ in nothing but their header's stamp.
+
+    Args:
+        one: A message of a type with a header, with its 4-byte encapsulation header.
+        other: Likewise.
+    """
+    # As fast as it gets without a copy; it ends at once where the last bytes differ.
+    return len(one) == len(other) and one.endswith(memoryview(other)[12:])
+
+
 def warm_up(type_names: Iterable[str]) -> None:
     """Build the readers of these types now: the first message of a type would take 0.1 s.
 

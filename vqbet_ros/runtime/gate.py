@@ -15,6 +15,9 @@ class ReasonKind(Enum):
     FUTURE = 'stamp lies in the future'
     GAP = 'no data at the time of the observation'
     BAD_MESSAGE = 'message cannot be used'
+    SKEW = 'data lags behind that of another stream'
+    FROZEN = 'the picture does not change'
+    OUT_OF_RANGE = 'measured outside its range'
     DISARMED = 'not enabled'
     NO_PLAN = 'no plan yet'
     PLAN_ENDED = 'plan has ended'
@@ -75,16 +78,17 @@ def check_age(stream: str, stamp_ns: int | None, now_ns: int, max_age_ns: int) -
     if stamp_ns is None:
         return Reason(ReasonKind.MISSING, 'no message since the start or the last reset', stream)
     if now_ns - stamp_ns > max_age_ns:
-        detail = f'newest is {_ms(now_ns - stamp_ns)} old, limit {_ms(max_age_ns)}'
+        detail = f'newest is {in_ms(now_ns - stamp_ns)} old, limit {in_ms(max_age_ns)}'
         return Reason(ReasonKind.STALE, detail, stream)
     if stamp_ns - now_ns > max_age_ns:
         detail = (
-            f'newest is {_ms(stamp_ns - now_ns)} ahead, limit {_ms(max_age_ns)}: '
+            f'newest is {in_ms(stamp_ns - now_ns)} ahead, limit {in_ms(max_age_ns)}: '
             'synchronise the clocks, or give all nodes the same use_sim_time'
         )
         return Reason(ReasonKind.FUTURE, detail, stream)
     return None
 
 
-def _ms(duration_ns: int) -> str:
+def in_ms(duration_ns: int) -> str:
+    """Write a time in ms."""
     return f'{duration_ns / 1e6:.0f} ms'

@@ -8,57 +8,29 @@ h: history steps, C: channels of one stream, S: channels of the whole state.
 
 from collections.abc import Mapping
 import dataclasses
-from dataclasses import dataclass
 import threading
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from vqbet_ros.errors import BadMessage
+from vqbet_ros.gate_spec import GateSettings
 from vqbet_ros.message_types import JOINT_STATE
 from vqbet_ros.runtime.gate import age_ns, Reason
+from vqbet_ros.runtime.observed import Frame, Observation
 from vqbet_ros.runtime.sampling import Missing, newest_vector, Read, Step, step_at
 from vqbet_ros.runtime.stream import decode, Decoder, Sample, Stream, StreamCounts
+from vqbet_ros.runtime.trust import Same, Trust
 from vqbet_ros.spec import RobotSpec
+
+__all__ = ['CLOCK_RESET_NS', 'Frame', 'Observation', 'ObservationBuffer']
 
 CLOCK_RESET_NS = 1_000_000_000
 """A stamp further back than this is a clock that was set back, not a late message."""
 
 
-@dataclass(frozen=True)
-class Frame:
-    """One camera image.
-
-    Attributes:
-        stamp_ns: Time of exposure; with the camera's name it identifies the frame.
-        image: (height, width, 3) uint8 RGB of the spec's size.
-    """
-
-    stamp_ns: int
-    image: NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Observation:
-    """What the policy sees.
-
-    Attributes:
-        stamp_ns: Time of the newest step: the newest time at which every stream has data.
-        frames: h steps, oldest first, one period apart: frames by camera name; None where invalid.
-        state: (h, S) float32 in the spec's units, interpolated to the steps' times; zeros where
-            invalid.
-        valid: (h,) bool. False for steps with no data: before the start or a reset, or in a gap.
-        ages_ns: For each stream, how old its newest sample was when this was made.
-    """
-
-    stamp_ns: int
-    frames: tuple[dict[str, Frame] | None, ...]
-    state: NDArray[np.float32]
-    valid: NDArray[np.bool_]
-    ages_ns: dict[str, int]
-
-
 _Taken = dict[str, tuple[Sample, ...]]
+_OPEN = GateSettings()
 
 
 class ObservationBuffer:
@@ -72,6 +44,8 @@ class ObservationBuffer:
             stamped up to this much after the step's time (never one after the observation's), so
             that it does not skip or repeat a frame when its stamps tremble. Less than half a
             period.
+        gate: What is not trusted, though it is fresh and whole.
+        same: Compares two pictures' payloads; needed where `gate` looks for frozen ones.
     """
 
     def __init__(
@@ -80,6 +54,9 @@ class ObservationBuffer:
         decoders: Mapping[str, Decoder],
         history: int,
         jitter_ns: int = 0,
+        *,
+        gate: GateSettings = _OPEN,
+        same: Same | None = None,
     ) -> None:
         if history < 1:
             raise ValueError(f'history: got {history}, expected 1 or more')
@@ -89,6 +66,7 @@ class ObservationBuffer:
         self._spec = spec
         self._history = history
         self._jitter_ns = jitter_ns
+        self._trust = Trust(spec, gate, same)
         # Of a faster camera any step has a frame that is nearly as new; in a dataset it is the one
         # before the tick, so it is here.
         self._trembling = [c.name for c in spec.cameras if c.rate_hz < 1.5 * spec.rate_hz]
@@ -162,9 +140,14 @@ class ObservationBuffer:
                 stream.forget_before(stamp_ns)
 
     def check(self, now_ns: int) -> list[Reason]:
-        """Say which streams are missing, stale or unreadable now; cheap, decodes nothing."""
+        """Say which streams are missing, stale or unreadable now, and what else is not trusted.
+
+        Cheap: decodes nothing, but for the newest numbers where `gate` looks at their ranges.
+        """
         with self._lock:
-            return self._check(now_ns, trust_undecoded=False)
+            reasons = self._check(now_ns, trust_undecoded=False)
+            taken = self._taken() if self._trust.looks else {}
+        return reasons + self._distrust(taken)
 
     def counts(self) -> dict[str, StreamCounts]:
         """Return what happened to the messages of each stream so far."""
@@ -185,12 +168,8 @@ class ObservationBuffer:
         Not what the policy sees: nothing is interpolated to one time, and no image decoded.
         """
         with self._lock:
-            taken = {p.stream: tuple(self._streams[p.stream].samples) for p in self._spec.state}
-        vectors = [
-            newest_vector(taken[part.stream], part, self._readers[part.stream])
-            for part in self._spec.state
-        ]
-        return np.concatenate([*vectors, np.zeros(0)])
+            taken = self._taken()
+        return self._newest_state(taken)
 
     def observe(self, now_ns: int, history: int) -> Observation | list[Reason]:
         """Make the newest observation.
@@ -209,9 +188,10 @@ class ObservationBuffer:
             raise ValueError(f'history: got {history}, expected 1 to {self._history}')
         with self._lock:
             reasons = self._check(now_ns, trust_undecoded=True)
-            if reasons:
-                return reasons
-            taken = {name: tuple(stream.samples) for name, stream in self._streams.items()}
+            taken = self._taken()
+        reasons += self._distrust(taken)
+        if reasons:
+            return reasons
         t_obs_ns = min(samples[-1].stamp_ns for samples in taken.values())
         newest = self._step(taken, t_obs_ns)
         silent = dict(newest.silent) if isinstance(newest, Missing) else {}
@@ -235,7 +215,7 @@ class ObservationBuffer:
             history: Steps, 1 to the constructor's `history`.
         """
         with self._lock:
-            taken = {name: tuple(stream.samples) for name, stream in self._streams.items()}
+            taken = self._taken()
         step = self._step(taken, time_ns)
         return self._observation(taken, step, time_ns, now_ns, history)
 
@@ -287,6 +267,21 @@ class ObservationBuffer:
                 stream.note_good(sample)
 
         return read
+
+    def _taken(self) -> _Taken:
+        return {name: tuple(stream.samples) for name, stream in self._streams.items()}
+
+    def _newest_state(self, taken: _Taken) -> NDArray[np.float64]:
+        vectors = [
+            newest_vector(taken[part.stream], part, self._readers[part.stream])
+            for part in self._spec.state
+        ]
+        return np.concatenate([*vectors, np.zeros(0)])
+
+    def _distrust(self, taken: _Taken) -> list[Reason]:
+        if not self._trust.looks:
+            return []
+        return self._trust.reasons(taken, lambda: self._newest_state(taken))
 
     def _check(self, now_ns: int, trust_undecoded: bool) -> list[Reason]:
         checks = [stream.check(now_ns, trust_undecoded) for stream in self._streams.values()]

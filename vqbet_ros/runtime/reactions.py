@@ -27,6 +27,9 @@ REACTIONS = MappingProxyType(
         ReasonKind.FUTURE: Reaction.HOLD,
         ReasonKind.GAP: Reaction.HOLD,
         ReasonKind.BAD_MESSAGE: Reaction.HOLD,
+        ReasonKind.SKEW: Reaction.HOLD,
+        ReasonKind.FROZEN: Reaction.HOLD,
+        ReasonKind.OUT_OF_RANGE: Reaction.HOLD,
         ReasonKind.NO_START: Reaction.HOLD,
         # The plan
         ReasonKind.NO_PLAN: Reaction.HOLD,

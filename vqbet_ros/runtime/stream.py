@@ -36,12 +36,14 @@ class Sample:
             camera's size, or (C,) float64, one number for each of the stream's channels; NaN for
             joints that the message does not speak of.
         problem: Why it cannot be decoded, once somebody tried.
+        repeats: How many messages just before it have the same content, once somebody looked.
     """
 
     stamp_ns: int
     payload: Any
     value: NDArray[Any] | None = None
     problem: str | None = None
+    repeats: int | None = None
 
 
 @dataclass(frozen=True)
