@@ -130,6 +130,11 @@ class Engine:
         """Goal frames g that the policy takes, 0 for none."""
         return self.policy.config.goal_steps
 
+    @property
+    def goal_state(self) -> bool:
+        """Whether a goal frame has a state beside its images."""
+        return bool(self.policy.vqbet.goal_state)
+
     def reset(self) -> None:
         """Forget the features of earlier frames."""
         self._cache.clear()
@@ -166,7 +171,7 @@ class Engine:
                     f'camera {camera.name}: got {image.shape} {image.dtype}, '
                     f'expected {wanted} uint8'
                 )
-        needs_state = self.policy.vqbet.goal_state
+        needs_state = self.goal_state
         if needs_state and (state is None or state.shape != (self.goal_steps, spec.state_dim)):
             got = 'nothing' if state is None else state.shape
             problems.append(f'state: got {got}, expected {(self.goal_steps, spec.state_dim)}')
