@@ -126,7 +126,7 @@ class GripperCommand:
         fine = math.isfinite(self.min_change) and self.min_change >= 0
         ordered = self.switch is None or self.switch[0] <= self.switch[1]
         effort = self.max_effort is None or positive(self.max_effort)
-        action = self.interface in ('gripper_command', 'parallel_gripper_command')
+        action = self.is_action
         require(
             topic_check('topic', self.topic),
             (fine, f'min_change: got {self.min_change}, expected 0 or more'),
@@ -138,6 +138,11 @@ class GripperCommand:
                 f"max_effort: got {self.max_effort}, but '{self.interface}' has none",
             ),
         )
+
+    @property
+    def is_action(self) -> bool:
+        """Whether it is an action of control_msgs, not a topic."""
+        return self.interface in ('gripper_command', 'parallel_gripper_command')
 
 
 def interface_checks(interface: str, kind: str, unit: str) -> Iterable[Check]:

@@ -147,6 +147,7 @@ class WatchSettings:
             the action's unit.
         tracking_s: How long it may be larger than that.
         clock_jump_s: Largest difference of the clock from a steady one between two ticks.
+        foreign_publishers: Whether it is a fault that somebody else sends commands too.
     """
 
     deadman_timeout_s: float | None = None
@@ -154,6 +155,7 @@ class WatchSettings:
     tracking_error: float | None = None
     tracking_s: float = 0.2
     clock_jump_s: float | None = 0.5
+    foreign_publishers: bool = True
 
     def __post_init__(self) -> None:
         """Check the ranges."""

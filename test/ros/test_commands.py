@@ -161,19 +161,20 @@ def test_a_point_a_tick(commander, listen):
     commands.stop(NOW_NS)
     options = CommandOptions(reach_s=1.5)
     slow = Commands(replace(TRAJECTORY, command_options=options), PERIOD_NS)
-    assert not slow.takes_chunks
+    assert not slow.takes_courses
 
 
 def test_the_rest_of_a_chunk_and_its_stop(commander, listen):
     commands = commander(
         replace(TRAJECTORY, command_options=CommandOptions(trajectory='chunk', stop_s=0.5))
     )
-    assert commands.takes_chunks
+    assert commands.takes_courses
     listener = listen(JointTrajectory, '/arm/commands')
     actions = np.stack([np.arange(1, 9) * 0.05, np.zeros(8)], axis=1)  # 0.5 rad/s at 10 Hz
     chunk = Chunk(NOW_NS - 220_000_000, actions, 100_000_000, 1.0, 1)
-    commands.send(np.array([9.0, 9.0]), NOW_NS)  # a chunk is under way: no single commands
-    commands.send_chunk(chunk, NOW_NS)
+    due = np.array([9.0, 9.0])
+    commands.follow(due, None, NOW_NS)  # a course is under way: no single commands
+    commands.follow(due, chunk, NOW_NS)
     message = listener.wait()
     assert Time.from_msg(message.header.stamp).nanoseconds == NOW_NS
     times_ms = [p.time_from_start.nanosec // 10**6 for p in message.points]
@@ -186,8 +187,9 @@ def test_the_rest_of_a_chunk_and_its_stop(commander, listen):
     assert list(point.positions) == pytest.approx([0.2 + 0.5 * 0.5 / 2, 0.0])
     assert list(point.velocities) == [0.0, 0.0]
     assert point.time_from_start.nanosec == 500_000_000
-    commands.send_chunk(replace(chunk, t_obs_ns=NOW_NS - 10**10), NOW_NS)  # nothing is left of it
-    commands.send_chunk(chunk, NOW_NS)
+    past = replace(chunk, t_obs_ns=NOW_NS - 10**10)
+    commands.follow(due, past, NOW_NS)  # nothing is left of it
+    commands.follow(due, chunk, NOW_NS)
     assert len(listener.wait(count=3).points) == 6
 
 

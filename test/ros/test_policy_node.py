@@ -26,7 +26,7 @@ from trajectory_msgs.msg import JointTrajectory
 from vqbet_ros.errors import BadCheckpoint, ConfigError
 from vqbet_ros.resources import resource
 from vqbet_ros.ros.policy_node import PolicyNode
-from vqbet_ros.spec import CommandOptions, RobotSpec
+from vqbet_ros.spec import RobotSpec
 
 pytestmark = pytest.mark.ros
 
@@ -40,6 +40,7 @@ CHUNK = 5
 class Output:
     actions: np.ndarray
     confidence: float = 0.5
+    codes: tuple[int, ...] = (3, 1)
 
 
 class StandIn:
@@ -65,7 +66,7 @@ class StandIn:
     def set_goal(self, images, state=None):
         self.goals.append(images)
 
-    def plan(self, observation):
+    def plan(self, observation, *, running=None, hysteresis=0.0):
         if self.error is not None:
             raise self.error
         self.observations.append(observation)
@@ -377,23 +378,25 @@ def test_joints_in_another_order_and_with_others_are_understood(robot, drive):
 
 def test_commands_stay_in_the_range_of_the_spec_and_clamping_is_counted(robot, drive):
     engine = StandIn()
-    engine.actions = np.full((CHUNK, 2), 9000.0, np.float32)
+    engine.actions = np.full((CHUNK, 2), 530.0, np.float32)
     driver = drive(engine)
     driver.activate()
     driver.wait_ready()
     driver.enable()
     assert list(driver.commands.wait().data) == [512.0, 512.0]
     limiter = driver.component('limiter', lambda s: s.level == DiagnosticStatus.WARN)
-    assert int(driver.values(limiter)['clamped x']) >= 1
+    assert int(driver.values(limiter)['clamped x, position']) >= 1
 
 
-def test_a_chunk_that_is_not_finite_is_never_sent(robot, drive):
+@pytest.mark.parametrize('wild', [np.nan, np.inf, 9000.0])
+def test_a_wild_chunk_is_a_fault_and_never_sent(robot, drive, wild):
     engine = StandIn()
-    engine.actions = np.full((CHUNK, 2), np.nan, np.float32)
+    engine.actions = np.full((CHUNK, 2), wild, np.float32)
     driver = drive(engine)
     driver.activate()
     driver.wait_ready()
     driver.enable()
+    driver.wait_state('fault', 'chunk cannot be used')
     rejected = driver.component(
         'inference', lambda s: 'rejected: chunk cannot be used' in driver.values(s)
     )
@@ -611,13 +614,6 @@ def test_a_controller_of_another_order_is_not_commanded(robot, drive, graph):
 @pytest.mark.parametrize(
     ('action', 'message'),
     [
-        (
-            {
-                'command_interface': 'joint_trajectory',
-                'command_options': CommandOptions(trajectory='chunk'),
-            },
-            "got 'chunk', but limits are kept for single commands",
-        ),
         ({'command_interface': 'joint_group'}, 'needs interbotix_xs_msgs/msg/JointGroupCommand'),
     ],
 )

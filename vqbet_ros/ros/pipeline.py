@@ -5,49 +5,43 @@
 Not a node: what it sends and the clock that it reads are given to it.
 """
 
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
 from dataclasses import dataclass, field
 import threading
 import time
 import traceback
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from vqbet_ros.ros.inference import Inference, PolicyEngine
 from vqbet_ros.runtime.deadlines import Deadlines
 from vqbet_ros.runtime.gate import Reason
-from vqbet_ros.runtime.observation import Observation, ObservationBuffer
-from vqbet_ros.runtime.pacing import Pacing, stamp_jitter_ns, TICK_MARGIN
+from vqbet_ros.runtime.measured import Measured
+from vqbet_ros.runtime.monitors import Figures, Monitors
+from vqbet_ros.runtime.observation import ObservationBuffer
+from vqbet_ros.runtime.pacing import stamp_jitter_ns, TICK_MARGIN
 from vqbet_ros.runtime.plan import Chunk
 from vqbet_ros.runtime.statistics import Samples
 from vqbet_ros.runtime.stream import Decoder
 from vqbet_ros.runtime.supervisor import Command, Hold, State, Supervisor
+from vqbet_ros.runtime.watch import Facts
 from vqbet_ros.spec import RobotSpec
 
-
-class PolicyEngine(Protocol):
-    """What the pipeline asks of a policy; see vqbet_ros.policy.engine.Engine."""
-
-    @property
-    def history(self) -> int:
-        """Steps of an observation."""
-
-    @property
-    def chunk(self) -> int:
-        """Steps W of a plan."""
-
-    def reset(self) -> None:
-        """Forget what was cached of earlier observations."""
-
-    def plan(self, observation: Observation) -> Any:
-        """Return `actions` (W, A) in the robot's units, and `confidence`."""
+LONGEST_STOP_S = 1.5
+"""A node that is told to end gives its robot so long to come to rest."""
 
 
 class Outputs(Protocol):
     """Where the pipeline's results go; called from its threads."""
 
     def command(self, values: NDArray[np.float64]) -> None:
-        """Send (A,) positions to the robot."""
+        """Send (A,) to the robot."""
+
+    def follow(self, values: NDArray[np.float64], course: Chunk | None) -> None:
+        """Let the arm follow a course, sent once when it is not None; the gripper takes (A,)."""
 
     def plan(self, chunk: Chunk) -> None:
         """Show the chunk that is executed from now on."""
@@ -67,9 +61,7 @@ class RunStatistics:
     """What was measured since the last enabling; times in ms."""
 
     control: Deadlines
-    inference_ms: Samples = field(default_factory=Samples)
     latency_ms: Samples = field(default_factory=Samples)
-    confidence: float = float('nan')
 
 
 class Pipeline:
@@ -83,7 +75,14 @@ class Pipeline:
         plan_every: Steps of a plan that are executed before the next one is made; 0 for all but
             the last, which is in reserve while the next plan is made.
         clock: The time in ns, of the same clock as the stamps.
+        steady: A clock that never jumps; None where time is simulated.
+        courses: Whether the arm is sent whole courses, not single commands.
         outputs: Takes the results.
+
+    Attributes:
+        foreign_publishers: Who else commands the robot; set by who can see it.
+        controller: Why nobody takes the commands, if so.
+        recent: The last changes of state and reasons, newest last: time in ns, text.
     """
 
     def __init__(
@@ -95,56 +94,81 @@ class Pipeline:
         control_rate_hz: float,
         plan_every: int = 0,
         clock: Callable[[], int],
+        steady: Callable[[], int] | None = time.monotonic_ns,
+        courses: bool = False,
         outputs: Outputs,
     ) -> None:
+        settings = dataclasses.replace(spec.runtime, control_rate_hz=control_rate_hz)
         self.spec = spec
-        self.supervisor = Supervisor(spec)
+        self.supervisor = Supervisor(spec, settings)
         self.buffer = ObservationBuffer(
             spec, decoders, engine.history, jitter_ns=stamp_jitter_ns(spec)
         )
-        self.engine_lock = threading.Lock()
+        self.monitors = Monitors(spec.action_names, settings.monitors)
+        self.inference = Inference(
+            engine,
+            spec,
+            self.buffer,
+            self.supervisor,
+            plan_every=plan_every,
+            clock=clock,
+            planned=self._planned,
+            failed=lambda error, text: self._fail('inference', error, text),
+        )
         self.control_period_ns = round(1e9 / control_rate_hz)
+        self.foreign_publishers: tuple[str, ...] = ()
+        self.controller = ''
+        self.recent: deque[tuple[int, str]] = deque(maxlen=5)
         self.statistics = self._new_statistics()
-        self._clamped_before = self.supervisor.clamped
-        self._engine = engine
-        self._pacing = Pacing(spec, engine.chunk, plan_every)
-        self._clock = clock
+        self._clips_before = self.supervisor.clips
+        self._measured = Measured(spec)
+        self._clock, self._steady = clock, steady
+        self._courses = courses
         self._outputs = outputs
         self._tick_lock = threading.Lock()  # deciding and sending are one step
-        self._armed = threading.Event()
-        self._data = threading.Event()
         self._stop = threading.Event()
         self._wake = threading.Event()  # the control thread's deadlines have changed
+        self._idle = threading.Event()  # nothing is sent any more
+        self._deadlines = self.statistics.control  # of the next tick
+        self._aligned = False  # whether ticks follow plans already
         self._latency_of_ns = 0  # the observation whose latency is already counted
         self._outcome: Command | Hold | None = None
-        self._threads: list[threading.Thread] = []
+        self._sent: NDArray[np.float64] | None = None
+        self._course: int | None = None  # the observation of the course that was sent
+        self._failure = ''  # logged last
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Start both threads; nothing is sent before `enable`."""
         self._stop.clear()
-        self._threads = [
-            threading.Thread(target=self._infer_forever, name='inference', daemon=True),
-            threading.Thread(target=self._control_forever, name='control', daemon=True),
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._wake.clear()
+        self._deadlines = self._new_statistics().control
+        self._thread = threading.Thread(target=self._control_forever, name='control', daemon=True)
+        self.inference.start()
+        self._thread.start()
 
     def stop(self) -> None:
-        """Send nothing from now on, and end both threads; safe to call twice."""
-        self.disable()
+        """Bring the robot to rest, then end both threads; safe to call twice."""
+        if self._thread is None:
+            return
+        self._idle.clear()
+        self.supervisor.disarm('the node ends or is deactivated')
+        if self._outputs.alive() and not self._idle.wait(LONGEST_STOP_S):
+            self._outputs.failed(f'the robot was not at rest after {LONGEST_STOP_S} s')
+        self.supervisor.disable()
         self._stop.set()
-        self._data.set()
-        self._armed.set()
         self._wake.set()
-        for thread in self._threads:
-            thread.join()
-        self._threads = []
-        self._armed.clear()
+        self._thread.join()
+        self._thread = None
+        if not self.inference.stop():
+            self._outputs.failed('the inference thread does not end: the policy hangs')
 
     def put(self, stream: str, stamp_ns: int | None, receive_ns: int, payload: bytes) -> None:
         """Store one message; see ObservationBuffer.put."""
         if self.buffer.put(stream, stamp_ns, receive_ns, payload):
-            self._data.set()
+            self.inference.wake()
+
+    # What the operator does
 
     def enable(self, *, require_streams: bool = True) -> list[Reason]:
         """Arm: commands begin with the first chunk made of observations from now on.
@@ -158,148 +182,193 @@ class Pipeline:
         now_ns = self._clock()
         with self._tick_lock:
             reasons = self.buffer.check(now_ns) if require_streams else []
-            if self.supervisor.state is State.FAULT:
-                fault = self.supervisor.look(reasons)
-                reasons = list(fault.reasons) if fault is not None else []
+            reasons += [r for r in self.supervisor.refusals(now_ns) if r not in reasons]
             if reasons:
                 return reasons
+            measured = self.measured()
             # In this order: a plan of the new epoch must not see what was before.
-            self.buffer.reset_history(now_ns)
-            self.statistics = self._new_statistics()
-            self._clamped_before = self.supervisor.clamped
-            self.supervisor.enable(now_ns)
-            self._outcome = None
-            self._armed.set()
+            self._begin(now_ns)
+            self.supervisor.enable(now_ns, measured)
         self._outputs.changed()
         return []
 
-    def disable(self) -> None:
-        """Disarm; nothing is sent once this returns."""
-        with self._tick_lock:
-            self.supervisor.disable()
-            self._armed.clear()
-        if self._outputs.alive():
-            self._outputs.changed()
+    def disarm(self, detail: str = '') -> None:
+        """Let the control thread bring the robot to rest, and disarm it then."""
+        self.supervisor.disarm(detail)
 
-    def clear_fault(self) -> None:
-        """Leave a fault; disarmed then."""
-        self.supervisor.reset()
-        self._outputs.changed()
-
-    def situation(self) -> tuple[State, tuple[Reason, ...]]:
-        """Return the state and, unless the robot is commanded, the reasons for it."""
+    def deadman(self, pressed: bool) -> None:
+        """Note a message of the deadman switch; pressing it anew enables, if it is in use."""
         now_ns = self._clock()
         with self._tick_lock:
-            state, outcome = self.supervisor.state, self._outcome
-            if state in (State.DISARMED, State.FAULT):
-                outcome = self.supervisor.look(self.buffer.check(now_ns))
-            if outcome is None:
-                return state, tuple(self.buffer.check(now_ns))
-            return state, outcome.reasons if isinstance(outcome, Hold) else ()
+            before = self.supervisor.epoch
+            self.supervisor.deadman(pressed, now_ns)
+            if self.supervisor.epoch != before:
+                self._begin(now_ns)
 
-    def clamped(self) -> dict[str, int]:
-        """Return, for each joint, how many commands were clamped since the last enabling."""
+    def estop(self, pressed: bool) -> None:
+        """Note the emergency stop."""
+        self.supervisor.estop(pressed)
+        if pressed:
+            self._outputs.changed()
+
+    def clear_fault(self) -> list[Reason]:
+        """Leave a fault, disarmed then; return what of its causes is still there."""
+        causes = self.supervisor.reset()
+        self._outputs.changed()
+        return causes
+
+    def goal_changed(self) -> None:
+        """Let nothing count that was planned for another goal; call it with the lock held."""
+        self.supervisor.discard()
+        self.inference.wake()
+
+    # What is to be seen
+
+    def situation(self) -> tuple[State, tuple[Reason, ...]]:
+        """Return the state and the reasons for it; of a robot that moves, the warnings."""
+        with self._tick_lock:
+            state, outcome = self.supervisor.state, self._outcome
+            of = None if outcome is None else _state(outcome)
+            if of is not state and state in (State.DISARMED, State.FAULT):
+                outcome = self.supervisor.look(self.buffer.check(self._clock()))
+            return state, () if outcome is None else outcome.reasons
+
+    def clips(self) -> dict[tuple[str, str], int]:
+        """Return, for each joint and limit, the commands changed since the last enabling."""
+        before = self._clips_before
         return {
-            name: count - self._clamped_before[name]
-            for name, count in self.supervisor.clamped.items()
+            key: count - before.get(key, 0)
+            for key, count in self.supervisor.clips.items()
+            if count > before.get(key, 0)
         }
 
-    def _new_statistics(self) -> RunStatistics:
-        start_ns = time.monotonic_ns() + self.control_period_ns
-        return RunStatistics(Deadlines(start_ns, self.control_period_ns))
-
-    def _infer_forever(self) -> None:
-        while not self._stop.is_set():
-            self._data.wait()
-            self._data.clear()
-            try:
-                self._infer_once()
-            except Exception as error:
-                self._fail('inference', error)
-
-    def _infer_once(self) -> None:
-        """Plan if there is an observation that is new enough."""
-        epoch, now_ns = self.supervisor.epoch, self._clock()
-        if self._stop.is_set() or not self._armed.is_set() or not self._is_due(epoch, now_ns):
-            return
-        observation = self.buffer.observe(now_ns, self._engine.history)
-        if isinstance(observation, list) or not self._pacing.is_new(epoch, observation.stamp_ns):
-            return  # the control thread reports what is missing
-        statistics = self.statistics
-        with self.engine_lock:
-            if self._pacing.is_first(epoch):
-                self._engine.reset()
-            started_ns = time.perf_counter_ns()
-            output = self._engine.plan(observation)
-            statistics.inference_ms.add((time.perf_counter_ns() - started_ns) / 1e6)
-        is_first = self._pacing.is_first(epoch)
-        self._pacing.note(epoch, observation.stamp_ns)
-        statistics.confidence = float(output.confidence)
-        chunk = Chunk(
-            t_obs_ns=observation.stamp_ns,
-            actions=output.actions,
-            period_ns=self.spec.period_ns,
-            confidence=statistics.confidence,
-            epoch=epoch,
-        )
-        if self.supervisor.accept(chunk) is None:
-            if is_first:
-                self._align_ticks(statistics)
-            self._outputs.plan(chunk)
-
-    def _align_ticks(self, statistics: RunStatistics) -> None:
-        """Let ticks follow plans: a chance phase would delay every command by up to a period."""
-        start_ns = time.monotonic_ns() + round(TICK_MARGIN * self.control_period_ns)
+    def figures(self) -> Figures:
+        """Return what the monitors' window holds now."""
         with self._tick_lock:
-            statistics.control = Deadlines(start_ns, self.control_period_ns)
-        self._wake.set()
+            return self.monitors.figures(self._clock())
 
-    def _is_due(self, epoch: int, now_ns: int) -> bool:
-        planned = self.supervisor.chunk is not None
-        return self._pacing.is_due(now_ns, self.buffer.ages_ns(now_ns), epoch, planned=planned)
+    def measured(self) -> NDArray[np.float64]:
+        """Return where the robot is (A,), NaN where that is not known."""
+        return self._measured.of(self.buffer.newest_state())
+
+    # The control thread
 
     def _control_forever(self) -> None:
-        while True:
-            self._armed.wait()
-            if self._stop.is_set():
-                return
-            deadlines = self.statistics.control
+        while not self._stop.is_set():
+            deadlines = self._deadlines
             if self._wake.wait(deadlines.wait_ns(time.monotonic_ns()) / 1e9):
                 self._wake.clear()
                 continue
             try:
                 self._tick(deadlines)
             except Exception as error:
-                self._fail('control', error)
+                self._fail('control', error, traceback.format_exc())
 
     def _tick(self, deadlines: Deadlines) -> None:
         with self._tick_lock:
-            if not self._armed.is_set() or deadlines is not self.statistics.control:
+            if self._stop.is_set() or deadlines is not self._deadlines:
                 return
             deadlines.tick(time.monotonic_ns())
             now_ns = self._clock()
-            outcome = self.supervisor.tick(now_ns, self.buffer.check(now_ns))
-            if isinstance(outcome, Command):
-                self._outputs.command(outcome.values)
-                if outcome.t_obs_ns != self._latency_of_ns:
-                    self._latency_of_ns = outcome.t_obs_ns
-                    self.statistics.latency_ms.add((self._clock() - outcome.t_obs_ns) / 1e6)
+            outcome = self.supervisor.tick(now_ns, self.buffer.check(now_ns), self._facts(now_ns))
             before, self._outcome = self._outcome, outcome
+            self._send(now_ns, outcome)
+            if deadlines is self.statistics.control and self._idle.is_set():
+                # The figures are those of the time when the robot was commanded.
+                self._deadlines = Deadlines(deadlines.next_ns, self.control_period_ns)
         if _kind(before) != _kind(outcome):
+            why = '; '.join(map(str, outcome.reasons))
+            self.recent.append((now_ns, f'{_state(outcome).value}: {why}' if why else 'running'))
             self._outputs.changed()
 
-    def _fail(self, thread: str, error: Exception) -> None:
-        """Latch a fault: nothing is sent until somebody clears it."""
+    def _facts(self, now_ns: int) -> Facts:
+        return Facts(
+            measured=self.measured(),
+            steady_ns=None if self._steady is None else self._steady(),
+            inference_since_ns=self.inference.since_ns,
+            inference_alive=self.inference.alive,
+            foreign_publishers=self.foreign_publishers,
+            controller=self.controller,
+            monitors=self.monitors.findings(now_ns),
+        )
+
+    def _send(self, now_ns: int, outcome: Command | Hold) -> None:
+        values = outcome.values
+        if isinstance(outcome, Command):
+            self._idle.clear()
+            self._command(now_ns, outcome)
+        elif values is None:
+            self._course = None
+            self._idle.set()
+        else:
+            self._idle.clear()
+            self._course = None
+            # A robot that stands needs not be told again and again to stand.
+            if self._sent is None or not np.array_equal(values, self._sent):
+                self._outputs.command(values)
+        self._sent = values
+
+    def _command(self, now_ns: int, command: Command) -> None:
+        self.monitors.command(now_ns, command.values)
+        course = None
+        if self._courses and command.t_obs_ns != self._course:
+            course = self.supervisor.preview(now_ns)
+            self._course = command.t_obs_ns
+        if self._courses:
+            self._outputs.follow(command.values, course)
+        else:
+            self._outputs.command(command.values)
+        if command.t_obs_ns != self._latency_of_ns:
+            self._latency_of_ns = command.t_obs_ns
+            self.statistics.latency_ms.add((self._clock() - command.t_obs_ns) / 1e6)
+
+    def _planned(self, chunk: Chunk) -> None:
+        """Show a chunk; ticks follow plans, since a chance phase would delay every command."""
+        with self._tick_lock:
+            self.monitors.plan(self._clock(), chunk.confidence)
+            if not self._aligned:
+                self._aligned = True
+                start_ns = time.monotonic_ns() + round(TICK_MARGIN * self.control_period_ns)
+                self.statistics.control = Deadlines(start_ns, self.control_period_ns)
+                self._deadlines = self.statistics.control
+                self._wake.set()
+        self._outputs.plan(chunk)
+
+    def _begin(self, now_ns: int) -> None:
+        """Forget what was before the robot is enabled."""
+        self.buffer.reset_history(now_ns)
+        self.monitors.reset()
+        self.inference.reset_statistics()
+        self.statistics = self._new_statistics()
+        self._deadlines = self.statistics.control
+        self._wake.set()
+        self._clips_before = self.supervisor.clips
+        self._outcome, self._aligned = None, False
+
+    def _new_statistics(self) -> RunStatistics:
+        start_ns = time.monotonic_ns() + self.control_period_ns
+        return RunStatistics(Deadlines(start_ns, self.control_period_ns))
+
+    def _fail(self, thread: str, error: Exception, text: str) -> None:
+        """Latch a fault: the robot is stopped until somebody clears it."""
         if self._stop.is_set() or not self._outputs.alive():
             return  # sending fails once the program is shutting down
-        self.supervisor.fault(f'{thread}: {type(error).__name__}: {error}')
-        self._armed.clear()
-        self._outputs.failed(f'the {thread} thread failed:\n{traceback.format_exc()}')
+        detail = f'{thread}: {type(error).__name__}: {error}'
+        self.supervisor.fault(detail)
+        if detail != self._failure or self.supervisor.state is not State.FAULT:
+            self._outputs.failed(f'the {thread} thread failed:\n{text}')
+        self._failure = detail
         self._outputs.changed()
+
+
+def _state(outcome: Command | Hold) -> State:
+    return outcome.state if isinstance(outcome, Hold) else State.RUNNING
 
 
 def _kind(outcome: Command | Hold | None) -> object:
     """Reduce an outcome to what is worth telling at once; ages change with every tick."""
-    if isinstance(outcome, Hold):
-        return outcome.state, tuple((reason.kind, reason.stream) for reason in outcome.reasons)
-    return outcome is not None
+    return outcome and (_state(outcome), _kinds(outcome.reasons))
+
+
+def _kinds(reasons: Sequence[Reason]) -> tuple[object, ...]:
+    return tuple((reason.kind, reason.stream) for reason in reasons)

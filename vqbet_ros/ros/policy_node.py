@@ -5,15 +5,18 @@ control thread; `~/enable` lets commands out. The executor's only thread stores 
 """
 
 from collections.abc import Callable
+import dataclasses
 import functools
 import gc
 import sys
+import time
 import traceback
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 import numpy as np
 from rcl_interfaces.msg import SetParametersResult
+from rclpy.clock import Clock, ClockType  # type: ignore[attr-defined]
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
@@ -23,12 +26,14 @@ from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from vqbet_ros.data.cdr import warm_up
 from vqbet_ros.data.messages import DECODERS
-from vqbet_ros.errors import ConfigError, VqbetError
+from vqbet_ros.errors import VqbetError
 from vqbet_ros.ros import qos
 from vqbet_ros.ros.checkpoints import apply_goal, load_engine, robot_spec
 from vqbet_ros.ros.commands.commands import Commands
 from vqbet_ros.ros.diagnostics import diagnostic
 from vqbet_ros.ros.inputs import Input
+from vqbet_ros.ros.neighbours import Neighbours
+from vqbet_ros.ros.operator import Operator
 from vqbet_ros.ros.parameters import declare
 from vqbet_ros.ros.pipeline import Pipeline
 from vqbet_ros.ros.policy_parameters import PolicyParameters
@@ -36,6 +41,8 @@ from vqbet_ros.ros.report import Reporter, warm_up_report
 from vqbet_ros.ros.running import run
 from vqbet_ros.runtime.plan import Chunk
 from vqbet_ros.spec import ActionSpec
+
+_LOOK_EVERY_S = 0.5
 
 
 def _reported(transition: Callable[..., Any]) -> Callable[..., Any]:
@@ -71,6 +78,7 @@ class PolicyNode(LifecycleNode):
         self._load = load
         self._engine: Any = None
         self._commands: Commands | None = None
+        self._neighbours: Neighbours | None = None
         self._active = False
         self._goal = ''
         self._inputs: list[Input] = []
@@ -160,7 +168,10 @@ class PolicyNode(LifecycleNode):
         goal = self.get_parameter('goal').value
         apply_goal(self._engine, goal)
         self._goal = goal
-        _require_feedable(spec.action)
+        shadow = f'{self.get_fully_qualified_name()}/shadow'
+        action = _shadowed(spec.action, shadow) if values.shadow else spec.action
+        rate_hz = values.control_rate_hz or spec.runtime.control_rate_hz or spec.rate_hz
+        self._commands = Commands(action, round(1e9 / rate_hz))
         self._engine.warm_up()
         warm_up(part.type for part in spec.streams)
         warm_up_report()
@@ -168,38 +179,64 @@ class PolicyNode(LifecycleNode):
             self._engine,
             spec,
             decoders=DECODERS,
-            control_rate_hz=values.control_rate_hz or spec.rate_hz,
+            control_rate_hz=rate_hz,
             plan_every=values.plan_every,
             clock=lambda: self.get_clock().now().nanoseconds,
+            steady=None if self.get_parameter('use_sim_time').value else time.monotonic_ns,
+            courses=self._commands.takes_courses,
             outputs=self,
         )
+        self._scale(self.get_parameter('speed_scale').value)
         self._reporter = Reporter(
             self.get_fully_qualified_name(), self.get_name(), hardware_id=spec.robot
         )
-        self._commands = Commands(spec.action, self.pipeline.control_period_ns)
         self._commands.configure(self)
         self._plan = self.create_lifecycle_publisher(JointTrajectory, '~/plan', qos.STATUS)
         self._wired = [
             self._commands.close,
             functools.partial(self.destroy_lifecycle_publisher, self._plan),
         ]
+        self._wired.append(Operator(self, self.pipeline).destroy)
         self._inputs = [Input(self, part, self.pipeline) for part in spec.streams]
         self._wired += [stream.destroy for stream in self._inputs]
+        if not values.shadow:
+            self._watch_neighbours(action)
         # What is loaded stays: walking through torch's objects would stop all threads for 40 ms.
         gc.collect()
         gc.freeze()
         self.get_logger().info(
             f'{spec.robot}: {", ".join(part.topic for part in spec.streams)} -> '
-            f'{spec.action.command_topic}, policy of {spec.rate_hz:g} Hz on '
+            f'{action.command_topic}, policy of {spec.rate_hz:g} Hz on '
             f'{values.device}, commands at {1e9 / self.pipeline.control_period_ns:g} Hz'
         )
+
+    def _watch_neighbours(self, action: ActionSpec) -> None:
+        topics = [action.command_topic]
+        gripper = None if action.gripper is None else action.gripper.command
+        if gripper is not None and not gripper.is_action:
+            topics.append(gripper.topic)
+        self._neighbours = Neighbours(self, topics)
+        timer = self.create_timer(
+            _LOOK_EVERY_S, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME)
+        )
+        self._wired += [timer.cancel, functools.partial(self.destroy_timer, timer)]
+
+    def _look(self) -> None:
+        """Tell the pipeline what is known of those who take commands, and who else gives some."""
+        if self.pipeline is None or self._commands is None or self._neighbours is None:
+            return
+        if self.pipeline.spec.runtime.watch.foreign_publishers:
+            self.pipeline.foreign_publishers = self._neighbours.publishers()
+        unheard = ', '.join(self._neighbours.unheard())
+        absent = f'nobody subscribes to {unheard}' if unheard else ''
+        self.pipeline.controller = self._commands.problem or absent
 
     def _release(self) -> None:
         self.close()
         for undo in self._wired:
             undo()
         self._wired, self._inputs, self.pipeline, self._engine = [], [], None, None
-        self._commands = None
+        self._commands = self._neighbours = None
         gc.unfreeze()
 
     def _stop_robot(self) -> None:
@@ -215,12 +252,12 @@ class PolicyNode(LifecycleNode):
             response.message = 'not active: ros2 lifecycle set NODE configure, then activate'
             return response
         if not request.data:
-            self.pipeline.disable()
-            self._stop_robot()
-            response.success, response.message = True, 'disarmed: no more commands'
+            self.pipeline.disarm('~/enable')
+            response.success, response.message = True, 'stopping, then disarmed'
             return response
-        if self._commands is not None and self._commands.problem is not None:
-            response.success, response.message = False, self._commands.problem
+        self._look()
+        if self.pipeline.controller:
+            response.success, response.message = False, self.pipeline.controller
             return response
         reasons = self.pipeline.enable()
         response.success = not reasons
@@ -232,8 +269,9 @@ class PolicyNode(LifecycleNode):
         if self.pipeline is None:
             response.success, response.message = False, 'not configured: there is no fault'
             return response
-        self.pipeline.clear_fault()
-        response.success, response.message = True, 'disarmed'
+        causes = self.pipeline.clear_fault()
+        response.success = not causes
+        response.message = '; '.join(map(str, causes)) or 'disarmed'
         return response
 
     def _on_second(self) -> None:
@@ -247,16 +285,28 @@ class PolicyNode(LifecycleNode):
         self._diagnostics.publish(array)
 
     def _on_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
-        """Take a new goal while the node is configured."""
+        """Take a new goal or speed while the node is configured."""
         for changed in parameters:
             if changed.name == 'goal' and self.pipeline is not None:
                 try:
-                    with self.pipeline.engine_lock:
+                    with self.pipeline.inference.lock:
                         apply_goal(self._engine, changed.value)
+                        self.pipeline.goal_changed()
                 except VqbetError as error:
                     return SetParametersResult(successful=False, reason=str(error))
                 self._goal = changed.value
+            elif changed.name == 'speed_scale':
+                self._scale(changed.value)
         return SetParametersResult(successful=True)
+
+    def _scale(self, scale: float) -> None:
+        if self.pipeline is not None:
+            unscaled = self.pipeline.supervisor.set_speed_scale(scale)
+            if unscaled:
+                self.get_logger().warning(
+                    f'speed_scale {scale:g} slows down nothing that has no limit of velocity in '
+                    f'the spec: {", ".join(unscaled)}'
+                )
 
     def _state_status(self) -> DiagnosticStatus:
         if self.pipeline is not None and self._active:
@@ -279,6 +329,11 @@ class PolicyNode(LifecycleNode):
         """Send (A,) numbers through the spec's interface."""
         assert self._commands is not None  # noqa: S101 - it is there as long as the pipeline
         self._commands.send(values, self.get_clock().now().nanoseconds)
+
+    def follow(self, values: np.ndarray, course: Chunk | None) -> None:
+        """Send a course, and (A,) for what follows none."""
+        assert self._commands is not None  # noqa: S101 - it is there as long as the pipeline
+        self._commands.follow(values, course, self.get_clock().now().nanoseconds)
 
     def plan(self, chunk: Chunk) -> None:
         """Publish the chunk; each point's time is when it is due."""
@@ -307,23 +362,13 @@ class PolicyNode(LifecycleNode):
         return bool(self.context.ok())
 
 
-def _require_feedable(action: ActionSpec) -> None:
-    """Refuse what would be commanded without its limits being kept.
-
-    Raises:
-        ConfigError: Velocities, which silence does not stop; chunks, which nothing limits.
-    """
-    interface, options = action.command_interface, action.command_options
-    if action.is_velocity:
-        raise ConfigError(
-            f"action.command_interface: got '{interface}', but only positions can be commanded "
-            'as yet: a robot that takes velocities does not stop where commands stop'
-        )
-    if interface == 'joint_trajectory' and options.trajectory == 'chunk':
-        raise ConfigError(
-            "action.command_options.trajectory: got 'chunk', but limits are kept for single "
-            "commands as yet: expected 'point'"
-        )
+def _shadowed(action: ActionSpec, topic: str) -> ActionSpec:
+    """Return what sends the same to a topic that no robot listens to."""
+    gripper = action.gripper
+    if gripper is not None and gripper.command is not None:
+        command = dataclasses.replace(gripper.command, topic=f'{topic}/gripper')
+        gripper = dataclasses.replace(gripper, command=command)
+    return dataclasses.replace(action, command_topic=topic, gripper=gripper)
 
 
 def main(args: list[str] | None = None) -> int:

@@ -24,13 +24,22 @@ class PolicyParameters:
         0, 'CPU threads of the inference; 0: all cores but one.', bounds=(0, 256)
     )
     control_rate_hz: float = parameter(
-        0.0, "Rate of the commands in Hz; 0: the spec's rate.", bounds=(0.0, 1000.0)
+        0.0,
+        "Rate of the commands in Hz; 0: the spec's runtime.control_rate_hz, or its rate.",
+        bounds=(0.0, 1000.0),
     )
     plan_every: int = parameter(
         0,
         'Steps of a chunk that are executed before the next is planned; 0: all but the last.',
         bounds=(0, 1000),
     )
+    speed_scale: float = parameter(
+        1.0,
+        'Share of the largest velocities that is used.',
+        bounds=(0.0, 1.0),
+        read_only=False,
+    )
+    shadow: bool = parameter(False, 'Send commands to ~/shadow only: the robot stays where it is.')
     compressed: bool = parameter(
         False, "Subscribe to each raw camera's <topic>/compressed instead."
     )

@@ -26,6 +26,17 @@ COMMAND = QoSProfile(
 )
 """Commands: as ros2_control's controllers take them; only the newest counts."""
 
+OPERATOR = tuple(
+    QoSProfile(
+        history=HistoryPolicy.KEEP_LAST,
+        depth=10,
+        reliability=reliability,
+        durability=DurabilityPolicy.VOLATILE,
+    )
+    for reliability in (ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFORT)
+)
+"""What an operator sends: the first loses nothing, the second hears also who sends best effort."""
+
 STATUS = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,
     depth=10,

@@ -1,8 +1,10 @@
 """What the policy node says about itself: `~/status` and `/diagnostics`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from diagnostic_msgs.msg import DiagnosticStatus
+import numpy as np
+from numpy.typing import NDArray
 from vqbet_ros.ros.diagnostics import diagnostic
 from vqbet_ros.ros.pipeline import Pipeline
 from vqbet_ros.runtime.gate import Reason, ReasonKind
@@ -13,19 +15,39 @@ from vqbet_ros.runtime.supervisor import State
 _LEVELS = {
     State.DISARMED: DiagnosticStatus.OK,
     State.WAITING: DiagnosticStatus.WARN,
+    State.RAMP_IN: DiagnosticStatus.OK,
     State.RUNNING: DiagnosticStatus.OK,
     State.HOLD: DiagnosticStatus.WARN,
     State.FAULT: DiagnosticStatus.ERROR,
 }
+_CALL_RESET = 'ros2 service call {node}/reset std_srvs/srv/Trigger'
+_RESET = 'mend the cause, then ' + _CALL_RESET
+_ENABLE = 'ros2 service call {node}/enable std_srvs/srv/SetBool "{{data: true}}"'
 _HINTS = {
     ReasonKind.MISSING: 'is its driver running? ros2 topic hz {topic}',
     ReasonKind.STALE: 'has its driver stopped? ros2 topic hz {topic}',
     ReasonKind.FUTURE: 'synchronise the clocks of the machines',
     ReasonKind.GAP: 'does it publish at the rate of the spec? ros2 topic hz {topic}',
     ReasonKind.BAD_MESSAGE: 'compare with the spec: ros2 topic echo --once {topic}',
-    ReasonKind.DISARMED: 'ros2 service call {node}/enable std_srvs/srv/SetBool "{{data: true}}"',
+    ReasonKind.SKEW: 'is its driver late? ros2 topic delay {topic}',
+    ReasonKind.FROZEN: 'does its picture move? restart its driver ({topic})',
+    ReasonKind.OUT_OF_RANGE: 'compare the limits of the spec with: ros2 topic echo --once {topic}',
+    ReasonKind.DISARMED: _ENABLE,
     ReasonKind.PLAN_ENDED: 'see the inference time in /diagnostics',
-    ReasonKind.FAULT: 'mend the cause, then ros2 service call {node}/reset std_srvs/srv/Trigger',
+    ReasonKind.INFERENCE_LATE: 'see the inference time in /diagnostics',
+    ReasonKind.INFERENCE_DEAD: 'see the log, then start the node again',
+    ReasonKind.NO_START: 'does the state hold the joints of the action?',
+    ReasonKind.START_TOO_FAR: 'move the robot nearer to where demonstrations begin, then '
+    + _ENABLE,
+    ReasonKind.ESTOP: 'release it, then ' + _CALL_RESET,
+    ReasonKind.DEADMAN: 'press it: ros2 topic hz {node}/deadman',
+    ReasonKind.FOREIGN_PUBLISHER: 'end the other node, then ' + _CALL_RESET,
+    ReasonKind.CONTROLLER: 'is it active? ros2 control list_controllers',
+    ReasonKind.CLOCK_JUMP: 'does something set the clock? see chronyc tracking',
+    ReasonKind.TRACKING: _RESET,
+    ReasonKind.REFUSED: _RESET,
+    ReasonKind.BAD_CHUNK: _RESET,
+    ReasonKind.FAULT: _RESET,
 }
 
 
@@ -68,6 +90,7 @@ class Reporter:
             'reason': text,
             'hint': '; '.join(dict.fromkeys(self._hint(reason, topics) for reason in reasons)),
             **more,
+            'recent': ' | '.join(text for _, text in reversed(tuple(pipeline.recent))),
         }
         message = f'{state.value}: {text}' if text else state.value
         return self._component('state', _LEVELS[state], message, values)
@@ -84,7 +107,9 @@ class Reporter:
         """
         statistics = pipeline.statistics
         control = statistics.control
-        clamped = pipeline.clamped()
+        inference, figures = pipeline.inference, pipeline.figures()
+        clips, seam = pipeline.clips(), pipeline.supervisor.seam
+        names = pipeline.spec.action_names
         rejected = {
             f'rejected: {kind.value}': n for kind, n in pipeline.supervisor.rejected.items()
         }
@@ -92,17 +117,30 @@ class Reporter:
         return [
             self._measured(
                 'inference',
-                statistics.inference_ms,
+                inference.inference_ms,
                 'ms',
-                {'confidence': f'{statistics.confidence:.3f}', **rejected},
+                {'confidence': f'{inference.confidence:.3f}', **rejected},
             ),
+            self._measured('decode', inference.decode_ms, 'ms', {}),
             self._measured('control', control.period_ms, 'ms period', missed),
             self._measured('latency', statistics.latency_ms, 'ms, observation to command', {}),
             self._component(
                 'limiter',
-                DiagnosticStatus.WARN if any(clamped.values()) else DiagnosticStatus.OK,
-                f'{sum(clamped.values())} command(s) clamped',
-                {f'clamped {name}': count for name, count in clamped.items()},
+                DiagnosticStatus.WARN if clips else DiagnosticStatus.OK,
+                f'{sum(clips.values())} command(s) clamped',
+                {f'clamped {name}, {limit}': count for (name, limit), count in clips.items()},
+            ),
+            self._component(
+                'motion',
+                DiagnosticStatus.OK,
+                f'at most {np.max(figures.reversals_hz):.1f} reversals/s',
+                {
+                    **_each('reversals_hz', names, figures.reversals_hz),
+                    **_each('jerk', names, figures.jerk),
+                    **_each('seam', names, seam),
+                    'confidence': f'{figures.confidence:.3f}',
+                    'dropped_actions': pipeline.supervisor.dropped,
+                },
             ),
             *self._observations(pipeline, now_ns, lost),
         ]
@@ -113,6 +151,7 @@ class Reporter:
         counts, ages = pipeline.buffer.counts(), pipeline.buffer.ages_ns(now_ns)
         reasons = {reason.stream: reason for reason in pipeline.buffer.check(now_ns)}
         elapsed_s = (now_ns - self._last_ns) / 1e9 if self._last_ns is not None else 0.0
+        youngest_ns = min((age for age in ages.values() if age is not None), default=0)
         components = []
         for part in pipeline.spec.streams:
             name = part.stream
@@ -125,6 +164,7 @@ class Reporter:
                 'expected_hz': f'{part.rate_hz:g}',
                 'age_ms': 'none' if age_ns is None else f'{age_ns / 1e6:.0f}',
                 'max_age_ms': f'{part.max_age_s * 1e3:g}',
+                'skew_ms': 'none' if age_ns is None else f'{(age_ns - youngest_ns) / 1e6:.0f}',
                 'received': count.received,
                 'lost': lost.get(name, 0),
                 'dropped': count.not_newer + count.before_reset,
@@ -165,3 +205,10 @@ class Reporter:
     def _hint(self, reason: Reason, topics: dict[str, str]) -> str:
         topic = topics.get(reason.stream or '', '')
         return _HINTS.get(reason.kind, '').format(topic=topic, node=self._node)
+
+
+def _each(
+    what: str, names: Sequence[str], numbers: NDArray[np.float64] | None
+) -> dict[str, object]:
+    shown = ['none'] * len(names) if numbers is None else [f'{number:.4g}' for number in numbers]
+    return {f'{what} {name}': text for name, text in zip(names, shown, strict=True)}

@@ -3,12 +3,15 @@
 from collections.abc import Callable
 import gc
 import signal
+import socket
 import sys
+import threading
 from typing import Protocol
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
 from vqbet_ros.errors import VqbetError
 
 
@@ -28,6 +31,20 @@ class RunnableNode(Protocol):
         """End the node's threads; safe to call twice."""
 
 
+def _wake_on_signals(executor: SingleThreadedExecutor) -> None:
+    """Let a waiting executor come back to Python, which then raises what a signal asks for."""
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+
+    def wait() -> None:
+        with reader, writer:
+            while reader.recv(1):
+                executor.wake()
+
+    threading.Thread(target=wait, name='signals', daemon=True).start()
+
+
 def run(name: str, build: Callable[[], RunnableNode], args: list[str] | None) -> int:
     """Run one node until SIGINT or SIGTERM, in the main thread.
 
@@ -44,13 +61,17 @@ def run(name: str, build: Callable[[], RunnableNode], args: list[str] | None) ->
     vars(sys.modules['__main__']).pop('__requires__', None)
     node: RunnableNode | None = None
     try:
-        rclpy.init(args=args)
+        # rclpy's own handlers would shut the context down at once: a robot in motion could not be
+        # brought to rest, since nothing can be published then.
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         node = build()
         if not node.start():
             return 1
         executor = SingleThreadedExecutor()
         assert isinstance(node, Node)  # noqa: S101 - protocols cannot ask for a base class
         executor.add_node(node)
+        _wake_on_signals(executor)
         # What is there now stays: Python's garbage collector need not walk through all of it again
         # and again, while callbacks wait.
         gc.collect()

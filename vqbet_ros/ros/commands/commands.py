@@ -59,8 +59,8 @@ class Commands:
             self._parts.append(self._gripper)
 
     @property
-    def takes_chunks(self) -> bool:
-        """Whether the arm is sent whole chunks; `send` then commands the gripper alone."""
+    def takes_courses(self) -> bool:
+        """Whether the arm is to be sent whole courses; see `follow`."""
         return self._chunks is not None
 
     @property
@@ -91,15 +91,27 @@ class Commands:
         Raises:
             VqbetError: There is a `problem`.
         """
-        if self._chunks is None:
-            self._arm.send(values[: self._split], now_ns)
+        self._arm.send(values[: self._split], now_ns)
+        self._grip(values, now_ns)
+
+    def follow(self, values: NDArray[np.float64], course: Chunk | None, now_ns: int) -> None:
+        """Send a course to an arm that takes courses, and the gripper's number.
+
+        Args:
+            values: (A,) what is due now.
+            course: What the arm does from now on; None where it goes on with the last one.
+            now_ns: The node's time.
+
+        Raises:
+            VqbetError: There is a `problem`.
+        """
+        if self._chunks is not None and course is not None:
+            self._chunks.send_chunk(course, now_ns)
+        self._grip(values, now_ns)
+
+    def _grip(self, values: NDArray[np.float64], now_ns: int) -> None:
         if self._gripper is not None:
             self._gripper.send(values[self._split :], now_ns)
-
-    def send_chunk(self, chunk: Chunk, now_ns: int) -> None:
-        """Send what is left of a chunk to an arm that takes chunks; to another, nothing."""
-        if self._chunks is not None:
-            self._chunks.send_chunk(chunk, now_ns)
 
     def stop(self, now_ns: int) -> None:
         """Bring the robot to rest."""
@@ -114,6 +126,6 @@ class Commands:
 
 def _gripper(gripper: GripperSpec) -> CommandInterface:
     assert gripper.command is not None  # noqa: S101 - refused above
-    if gripper.command.interface in ('gripper_command', 'parallel_gripper_command'):
+    if gripper.command.is_action:
         return GripperAction(gripper, gripper.command)
     return GripperTopic(gripper, gripper.command)

@@ -51,6 +51,8 @@ class JointsCheck:
         self._timer = node.create_timer(
             _ASK_EVERY_S, self._ask, clock=Clock(clock_type=ClockType.STEADY_TIME)
         )
+        if self._controller == node.get_fully_qualified_name():
+            self._timer.cancel()  # commands go to a topic of the node's own
 
     def destroy(self) -> None:
         """Stop asking."""
