@@ -5,6 +5,7 @@ import math
 from typing import Literal
 
 from vqbet_ros.checks import Check, positive, require
+from vqbet_ros.gate_spec import GateSettings
 
 
 @dataclass(frozen=True)
@@ -222,6 +223,7 @@ class RuntimeSettings:
     control_rate_hz: float | None = None
     interpolation: Literal['step', 'linear', 'cubic'] = 'linear'
     bad_chunk: Literal['fault', 'hold'] = 'fault'
+    gate: GateSettings = field(default_factory=GateSettings)
     limiter: LimiterSettings = field(default_factory=LimiterSettings)
     cartesian: CartesianSettings = field(default_factory=CartesianSettings)
     blend: BlendSettings = field(default_factory=BlendSettings)

@@ -262,6 +262,7 @@ class RobotSpec:
             *unique_checks('topics', topics),
             *unique_checks('state', self.state_names),
             *self._action_checks(),
+            *self.runtime.gate.checks(self.streams),
         )
 
     @classmethod

@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     """Replay the bag; returns the exit status."""
     from vqbet_ros.data.align import align
     from vqbet_ros.data.bag import Bag
-    from vqbet_ros.data.cdr import warm_up
+    from vqbet_ros.data.cdr import same_content, warm_up
     from vqbet_ros.data.messages import DECODERS
     from vqbet_ros.policy.engine import Engine
     from vqbet_ros.resources import named
@@ -107,6 +107,7 @@ def run(args: argparse.Namespace) -> int:
         history=engine.history,
         chunk=engine.chunk,
         decoders=DECODERS,
+        same=same_content,
         control_rate_hz=args.control_rate_hz or spec.rate_hz,
         plan_every=args.plan_every,
         reset=engine.reset,

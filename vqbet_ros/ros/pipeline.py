@@ -27,6 +27,7 @@ from vqbet_ros.runtime.plan import Chunk
 from vqbet_ros.runtime.statistics import Samples
 from vqbet_ros.runtime.stream import Decoder
 from vqbet_ros.runtime.supervisor import Command, Hold, State, Supervisor
+from vqbet_ros.runtime.trust import Same
 from vqbet_ros.runtime.watch import Facts
 from vqbet_ros.spec import RobotSpec
 
@@ -71,6 +72,7 @@ class Pipeline:
         engine: The policy; called from the inference thread only.
         spec: The robot.
         decoders: By message type; see vqbet_ros.data.messages.
+        same: Compares pictures; see ObservationBuffer.
         control_rate_hz: Rate of the control thread.
         plan_every: Steps of a plan that are executed before the next one is made; 0 for all but
             the last, which is in reserve while the next plan is made.
@@ -91,6 +93,7 @@ class Pipeline:
         spec: RobotSpec,
         *,
         decoders: Mapping[str, Decoder],
+        same: Same | None = None,
         control_rate_hz: float,
         plan_every: int = 0,
         clock: Callable[[], int],
@@ -102,7 +105,12 @@ class Pipeline:
         self.spec = spec
         self.supervisor = Supervisor(spec, settings)
         self.buffer = ObservationBuffer(
-            spec, decoders, engine.history, jitter_ns=stamp_jitter_ns(spec)
+            spec,
+            decoders,
+            engine.history,
+            jitter_ns=stamp_jitter_ns(spec),
+            gate=spec.runtime.gate,
+            same=same,
         )
         self.monitors = Monitors(spec.action_names, settings.monitors)
         self.inference = Inference(

@@ -24,7 +24,7 @@ from rclpy.time import Time
 from std_msgs.msg import Header
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
-from vqbet_ros.data.cdr import warm_up
+from vqbet_ros.data.cdr import same_content, warm_up
 from vqbet_ros.data.messages import DECODERS
 from vqbet_ros.errors import VqbetError
 from vqbet_ros.ros import qos
@@ -179,6 +179,7 @@ class PolicyNode(LifecycleNode):
             self._engine,
             spec,
             decoders=DECODERS,
+            same=same_content,
             control_rate_hz=rate_hz,
             plan_every=values.plan_every,
             clock=lambda: self.get_clock().now().nanoseconds,

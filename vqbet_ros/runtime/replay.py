@@ -18,6 +18,7 @@ from vqbet_ros.runtime.pacing import Pacing, stamp_jitter_ns, TICK_MARGIN
 from vqbet_ros.runtime.plan import Chunk
 from vqbet_ros.runtime.stream import Decoder
 from vqbet_ros.runtime.supervisor import Command, Hold, Supervisor
+from vqbet_ros.runtime.trust import Same
 from vqbet_ros.runtime.watch import Facts
 from vqbet_ros.spec import RobotSpec
 
@@ -89,6 +90,7 @@ class Replay:
         history: Steps h that the policy sees.
         chunk: Steps W that it decides.
         decoders: By message type.
+        same: See ObservationBuffer.
         control_rate_hz: Rate of the ticks.
         plan_every: See Pacing.
         reset: Lets the policy forget what it has cached; called when the robot is enabled.
@@ -105,6 +107,7 @@ class Replay:
         history: int,
         chunk: int,
         decoders: Mapping[str, Decoder],
+        same: Same | None = None,
         control_rate_hz: float,
         plan_every: int = 0,
         reset: Callable[[], None] = lambda: None,
@@ -112,7 +115,9 @@ class Replay:
         settings = dataclasses.replace(spec.runtime, control_rate_hz=control_rate_hz)
         self.supervisor = Supervisor(spec, settings)
         self._measured = Measured(spec)
-        self.buffer = ObservationBuffer(spec, decoders, history, stamp_jitter_ns(spec))
+        self.buffer = ObservationBuffer(
+            spec, decoders, history, stamp_jitter_ns(spec), gate=settings.gate, same=same
+        )
         self._spec, self._history = spec, history
         self._infer, self._reset = infer, reset
         self._pacing = Pacing(spec, chunk, plan_every)
