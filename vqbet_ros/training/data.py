@@ -15,6 +15,7 @@ from vqbet_ros.data.windows import frame_table, FrameTable, Rows, split_episodes
 from vqbet_ros.errors import BadDataset
 from vqbet_ros.policy.normalizer import Stats
 from vqbet_ros.policy.policy import measured_columns
+from vqbet_ros.training.pictures import Pictures
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +31,7 @@ class TrainingData:
         val: Frames of the episodes kept out.
         stats: Of `state`, `action` and `targets`, over training episodes only.
         device: torch device.
+        pictures: The images on their way to it.
     """
 
     dataset: Dataset
@@ -40,6 +42,7 @@ class TrainingData:
     val: FrameTable
     stats: dict[str, Stats]
     device: torch.device
+    pictures: Pictures
 
     @property
     def cameras(self) -> tuple[str, ...]:
@@ -47,10 +50,8 @@ class TrainingData:
         return tuple(camera.name for camera in self.dataset.spec.cameras)
 
     def images(self, rows: Rows) -> Tensor:
-        """Read images at rows (...) as (..., n, H, W_px, 3) uint8 on the CPU."""
-        arrays = [self.dataset.images[name][rows.reshape(-1)] for name in self.cameras]
-        stacked = torch.from_numpy(np.stack(arrays, axis=1))  # (rows, n, H, W_px, 3)
-        return stacked.reshape(*rows.shape, *stacked.shape[1:])
+        """Read images at rows (...) as (..., n, H, W_px, 3) uint8 on the device."""
+        return self.pictures.read(rows)
 
 
 def load_data(dataset: Dataset, config: TrainConfig, device: torch.device) -> TrainingData:
@@ -98,6 +99,7 @@ def load_data(dataset: Dataset, config: TrainConfig, device: torch.device) -> Tr
         val=val,
         stats=stats,
         device=device,
+        pictures=Pictures(dataset, device),
     )
 
 

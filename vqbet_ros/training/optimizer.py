@@ -26,16 +26,16 @@ def adamw(
     lr: float,
     weight_decay: float,
     betas: tuple[float, float] = (0.9, 0.999),
-    fused: bool = False,
 ) -> torch.optim.AdamW:
     """Build AdamW: matrices decay; biases, norms, positions and single vectors do not.
+
+    Its fused kernel reads and writes weights and moments once a step.
 
     Args:
         modules: Each with the scale of its learning rate.
         lr: Base rate, kept in each group as `base_lr` for the schedule.
         weight_decay: Of weights with two or more dimensions in linear and convolution layers.
         betas: Of the moments.
-        fused: Use the fused kernel.
     """
     groups = []
     for module, scale in modules:
@@ -52,7 +52,7 @@ def adamw(
                         'base_lr': lr * scale,
                     }
                 )
-    return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=fused)
+    return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:

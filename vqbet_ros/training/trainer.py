@@ -7,7 +7,6 @@ RUN/report.html            at the end
 """
 
 from collections.abc import Callable
-import math
 from pathlib import Path
 import signal
 from types import FrameType
@@ -25,7 +24,6 @@ from vqbet_ros.training.card import model_card
 from vqbet_ros.training.data import load_data, TrainingData
 from vqbet_ros.training.html import require_matplotlib
 from vqbet_ros.training.journal import Journal, rewind_metrics
-from vqbet_ros.training.optimizer import learning_rate_factor, set_learning_rate
 from vqbet_ros.training.phases.common import Phase
 from vqbet_ros.training.phases.encoder import EncoderTraining
 from vqbet_ros.training.phases.policy import PolicyTraining
@@ -36,8 +34,8 @@ from vqbet_ros.training.resume import (
     restore_phase,
     restore_policy,
     resume_state,
-    step_seed,
 )
+from vqbet_ros.training.step import Stepper
 import yaml
 
 PhaseBuilder = Callable[[Policy, TrainingData, TrainConfig], Phase]
@@ -81,8 +79,8 @@ class Trainer:
         except ValueError as error:
             raise ConfigError(f'model: {error}') from error
         self.val_metrics: dict[str, dict[str, float]] = {}
-        self._sums: dict[str, float] = {}  # of metrics since the last record, over _counted steps
-        self._counted = 0
+        # Of metrics since the last record, and over how many steps.
+        self._resumed_sums: tuple[dict[str, float], int] = ({}, 0)
         self._stop = False
 
     @property
@@ -122,8 +120,7 @@ class Trainer:
             restore_policy(self.policy, saved[0])
             first, start = names.index(saved[1]['phase']), int(saved[1]['step'])
             self.val_metrics = dict(saved[1].get('val_metrics', {}))
-            self._sums = dict(saved[1].get('sums', {}))
-            self._counted = int(saved[1].get('counted', 0))
+            self._resumed_sums = (saved[1].get('sums', {}), int(saved[1].get('counted', 0)))
             rewind_metrics(self.run_dir / 'metrics.jsonl', names, names[first], start)
         elif self.last.exists():
             raise VqbetError(f'{self.run_dir} holds a run: give --resume, or another --out')
@@ -151,55 +148,48 @@ class Trainer:
 
     def _run_phase(self, phase: Phase, index: int, start: int, journal: Journal) -> bool:
         config = self.config
-        parameters = [p for group in phase.optimizer.param_groups for p in group['params']]
-        total = sum(p.numel() for p in parameters)
+        stepper = Stepper(self.policy, phase, config, index)
+        stepper.restore(*self._resumed_sums)
+        self._resumed_sums = ({}, 0)
+        total = sum(p.numel() for p in stepper.parameters)
         journal.end_phase()
         journal.say(f'phase {phase.name}: {phase.steps} steps, {total / 1e6:.2f} M parameters')
         journal.begin_phase(phase.name, start, phase.steps)
         for step in range(start, phase.steps):
-            torch.manual_seed(step_seed(config.seed, index, step))
-            self.policy.train()
-            if config.model.vision.train == 'frozen' and phase.name == 'policy':
-                self.policy.encoder is not None and self.policy.encoder.eval()
-            phase.module.train()
-            factor = learning_rate_factor(step, phase.steps, phase.warmup)
-            set_learning_rate(phase.optimizer, factor)
-            loss, metrics = phase.loss(step)
-            if not math.isfinite(loss.item()):
-                saved = f'the last good state is {self.last}' if self.last.exists() else ''
-                raise VqbetError(
-                    f'the loss of phase {phase.name} is {loss.item()} at step {step}; '
-                    f'episodes in the batch: {sorted(set(phase.episodes(step).tolist()))}\n'
-                    f'Look at them, or lower {phase.name}.lr; {saved or "nothing was saved yet"}.'
-                )
-            phase.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            if phase.clip is not None:
-                torch.nn.utils.clip_grad_norm_(parameters, phase.clip)
-            phase.optimizer.step()
-            if phase.average is not None:
-                phase.average.update(self.policy)
-            for key, value in metrics.items():
-                self._sums[key] = self._sums.get(key, 0.0) + float(value)
-            self._counted += 1
+            factor = stepper.step(step)
             done = step + 1
-            if done % config.log_every == 0 or done == phase.steps:
-                means = {key: value / self._counted for key, value in self._sums.items()}
-                journal.write(
-                    phase.name, done, phase.steps, {**means, 'lr_factor': factor}, 'train'
-                )
-                self._sums, self._counted = {}, 0
-            if done % config.val_every == 0 or done == phase.steps:
+            last = done == phase.steps
+            log, validate = (last or done % n == 0 for n in (config.log_every, config.val_every))
+            stop = self._stop  # read once: a signal may come at any point below
+            save = last or stop or done % config.save_every == 0
+            # On a GPU asking for a figure waits for all that was begun: only now and then.
+            if log or validate or save or self.device.type == 'cpu':
+                self._require_finite(stepper)
+            if log:
+                figures = {**stepper.clear(), 'lr_factor': factor}
+                journal.write(phase.name, done, phase.steps, figures, 'train')
+            if validate:
                 values = self._validate(phase)
                 self.val_metrics[phase.name] = values
                 journal.write(phase.name, done, phase.steps, values, 'val')
-            stop = self._stop  # read once: a signal may come at any point below
-            if done % config.save_every == 0 or done == phase.steps or stop:
-                self._save(phase, done)
-            if stop and done < phase.steps:
+            if save:
+                self._save(stepper, done)
+            if stop and not last:
                 journal.say(f'stopped in phase {phase.name} after step {done}; saved {self.last}')
                 return False
         return True
+
+    def _require_finite(self, stepper: Stepper) -> None:
+        bad = stepper.bad_step()
+        if bad is None:
+            return
+        (step, loss), phase = bad, stepper.phase
+        saved = f'the last good state is {self.last}' if self.last.exists() else ''
+        raise VqbetError(
+            f'the loss of phase {phase.name} is {loss} at step {step}; '
+            f'episodes in the batch: {sorted(set(phase.episodes(step).tolist()))}\n'
+            f'Look at them, or lower {phase.name}.lr; {saved or "nothing was saved yet"}.'
+        )
 
     def _validate(self, phase: Phase) -> dict[str, float]:
         """Validate with the averaged weights, where there are some, and put back the others."""
@@ -214,7 +204,8 @@ class Trainer:
         finally:
             self.policy.load_state_dict(live)
 
-    def _save(self, phase: Phase, step: int) -> None:
+    def _save(self, stepper: Stepper, step: int) -> None:
+        phase = stepper.phase
         tensors, meta = resume_state(phase, step, self.policy, self.config)
         training = {
             'package_version': __version__,
@@ -237,8 +228,8 @@ class Trainer:
                 'resume': {
                     **meta,
                     'val_metrics': self.val_metrics,
-                    'sums': self._sums,
-                    'counted': self._counted,
+                    'sums': stepper.sums,
+                    'counted': stepper.counted,
                 }
             },
         )

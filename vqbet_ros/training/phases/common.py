@@ -58,7 +58,9 @@ def augmented(images: Tensor, crop: int | None, jitter: float) -> Tensor:
 
     One draw for each sample, so that its frames stay consistent with each other.
     """
-    return colour_jitter(random_crop(to_float(images), crop), jitter)
+    # Cropped as bytes: what falls away need not become numbers first.
+    cropped = random_crop(images.movedim(-1, -3), crop)  # (B, steps, n, 3, crop, crop)
+    return colour_jitter(to_float(cropped.movedim(-3, -1)), jitter)
 
 
 def val_frames(data: TrainingData) -> FrameTable:

@@ -54,7 +54,9 @@ class EncoderTraining:
     def loss(self, step: int) -> tuple[Tensor, Metrics]:
         """Return the smooth L1 of the normalised labels."""
         rows = self._batches.indices(step).at
-        images = self.data.images(rows[:, None]).to(self.data.device)
+        if step + 1 < self.steps:
+            self.data.pictures.read_ahead(self._batches.indices(step + 1).at)
+        images = self.data.images(rows[:, None])
         pixels = augmented(images, self.vision.crop, self.vision.colour_jitter)
         error = self._predict(pixels) - self.labels[rows]
         loss = F.smooth_l1_loss(error, torch.zeros_like(error), beta=0.05)
@@ -67,7 +69,7 @@ class EncoderTraining:
         errors = []
         for rows in np.array_split(frames.at, max(1, len(frames) // 64)):
             assert self.policy.encoder is not None
-            features = self.policy.encode(self.data.images(rows[:, None]).to(self.data.device))
+            features = self.policy.encode(self.data.images(rows[:, None]))
             predicted = self.head(features.flatten(1))
             errors.append((predicted - self.labels[rows]).abs().mean())
         return {'l1': torch.stack(errors).mean()}

@@ -44,7 +44,6 @@ class PolicyTraining:
             lr=settings.lr,
             weight_decay=settings.weight_decay,
             betas=settings.betas,
-            fused=data.device.type == 'cuda',
         )
         self.average: MovingAverage | None = MovingAverage(policy, settings.ema_decay)
         self.bf16 = config.bf16 and data.device.type == 'cuda'
@@ -59,6 +58,10 @@ class PolicyTraining:
         """Return the policy's loss on a batch with augmentation and goal dropout."""
         frames = self._batches.indices(step)
         rng = np.random.default_rng((self._seed, step))
+        if self.features is None and self.policy.encoder is not None and step + 1 < self.steps:
+            following = self._batches.indices(step + 1)
+            rows = windows(following, self.model.history, self.model.chunk)
+            self.data.pictures.read_ahead(rows.observed)
         loss, metrics = self._loss(frames, rng, training=True)
         return loss, {'loss': loss.detach(), **metrics}
 
@@ -125,7 +128,7 @@ class PolicyTraining:
                 copy = torch.randint(len(self.features), (len(rows), 1)).expand(rows.shape)
             kept: Tensor = self.features[copy, torch.from_numpy(rows)]  # (B, steps, n, F)
             return kept
-        images = self.data.images(rows).to(self.data.device)  # (B, steps, n, H, W_px, 3)
+        images = self.data.images(rows)  # (B, steps, n, H, W_px, 3)
         if not training:
             return self.policy.encode(images)
         pixels = augmented(images, self.vision.crop, self.vision.colour_jitter)
@@ -144,7 +147,7 @@ class PolicyTraining:
             for rows in np.array_split(
                 np.arange(self.data.dataset.num_frames), self.data.dataset.num_frames // 64 + 1
             ):
-                images = self.data.images(rows[:, None]).to(self.data.device)
+                images = self.data.images(rows[:, None])
                 if copy == 0:
                     parts.append(self.policy.encode(images)[:, 0])  # (rows, n, F)
                 else:

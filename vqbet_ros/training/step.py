@@ -1,0 +1,95 @@
+"""One step of a phase. Nothing in it waits for the device: figures stay there until asked for."""
+
+import torch
+from torch import Tensor
+from vqbet_ros.config import TrainConfig
+from vqbet_ros.policy.policy import Policy
+from vqbet_ros.training.optimizer import learning_rate_factor, set_learning_rate
+from vqbet_ros.training.phases.common import Phase
+from vqbet_ros.training.resume import step_seed
+
+
+class Stepper:
+    """Takes the steps of one phase and adds up their figures."""
+
+    def __init__(self, policy: Policy, phase: Phase, config: TrainConfig, index: int) -> None:
+        """Prepare the steps.
+
+        Args:
+            policy: What is trained.
+            phase: What its steps learn.
+            config: Of the whole training.
+            index: The phase's place among all, part of its steps' random numbers.
+        """
+        self.policy, self.phase, self.config, self.index = policy, phase, config, index
+        groups = phase.optimizer.param_groups
+        self.parameters: list[Tensor] = [p for group in groups for p in group['params']]
+        self.names: list[str] = []  # of the figures
+        self.counted = 0  # steps in the sums
+        self._sums: Tensor | None = None  # (figures,) float64
+        self._bad: Tensor | None = None  # (2,) the first step whose loss is not finite, that loss
+        frozen = config.model.vision.train == 'frozen' and phase.name == 'policy'
+        self._frozen = policy.encoder if frozen else None
+
+    @property
+    def sums(self) -> dict[str, float]:
+        """The figures' sums over `counted` steps."""
+        if self._sums is None:
+            return {}
+        return dict(zip(self.names, self._sums.tolist(), strict=True))
+
+    def restore(self, sums: dict[str, float], counted: int) -> None:
+        """Go on from sums that were saved."""
+        self.names, self.counted = list(sums), counted
+        self._sums = None
+        if sums:
+            self._sums = torch.tensor(list(sums.values()), dtype=torch.float64).to(
+                self.policy.device
+            )
+
+    def clear(self) -> dict[str, float]:
+        """Return the figures' means since the last time, and begin anew."""
+        means = {key: value / self.counted for key, value in self.sums.items()}
+        self._sums, self.counted = None, 0
+        return means
+
+    def bad_step(self) -> tuple[int, float] | None:
+        """Return the first step whose loss was not finite, and that loss, if there was one."""
+        if self._bad is None:
+            return None
+        step, loss = self._bad.tolist()
+        return (int(step), loss) if step >= 0 else None
+
+    def step(self, step: int) -> float:
+        """Take one step; returns the factor of its learning rates."""
+        policy, phase = self.policy, self.phase
+        torch.manual_seed(step_seed(self.config.seed, self.index, step))
+        policy.train()
+        if self._frozen is not None:
+            self._frozen.eval()
+        phase.module.train()
+        factor = learning_rate_factor(step, phase.steps, phase.warmup)
+        set_learning_rate(phase.optimizer, factor)
+        loss, metrics = phase.loss(step)
+        self._watch(step, loss.detach())
+        phase.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if phase.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.parameters, phase.clip)
+        phase.optimizer.step()
+        if phase.average is not None:
+            phase.average.update(policy)
+        values = [torch.as_tensor(value, device=loss.device) for value in metrics.values()]
+        row = torch.stack([value.detach().float() for value in values]).double()
+        self._sums = row if self._sums is None else self._sums + row
+        self.names = list(metrics)
+        self.counted += 1
+        return factor
+
+    def _watch(self, step: int, loss: Tensor) -> None:
+        """Note the first step with a loss that is not finite, without asking for its value."""
+        now = torch.stack([torch.full_like(loss, step), loss]).double()
+        if self._bad is None:
+            self._bad = torch.full_like(now, -1.0)
+        first = (self._bad[0] < 0) & ~torch.isfinite(loss)
+        self._bad = torch.where(first, now, self._bad)
