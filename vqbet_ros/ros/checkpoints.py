@@ -1,10 +1,11 @@
 """From the policy node's parameters to a loaded policy, its robot and its goal."""
 
+from collections.abc import Callable
 import dataclasses
 import os
 from typing import Any
 
-from vqbet_ros.data.goals import read_goal
+from vqbet_ros.data.goals import GoalData, read_goal
 from vqbet_ros.errors import ConfigError
 from vqbet_ros.spec import RobotSpec
 
@@ -61,25 +62,59 @@ def robot_spec(checkpoint: RobotSpec, path: str, *, compressed: bool) -> RobotSp
     return dataclasses.replace(spec, cameras=tuple(c.compressed for c in spec.cameras))
 
 
-def apply_goal(engine: Any, goal: str) -> None:
+def apply_goal(engine: Any, goal: str, spec: RobotSpec | None = None) -> None:
     """Give the policy a goal.
 
     Args:
         engine: The policy.
-        goal: PATH[:frame], or empty for none.
+        goal: PATH[:episode/E][:FRAME], or empty for none.
+        spec: The robot at hand; None for the policy's own.
 
     Raises:
-        ConfigError: The policy knows no goals, or the goal does not fit it.
-        BadDataset: See vqbet_ros.data.goals.read_goal.
+        VqbetError: See read_goal_for; or the goal does not fit the policy.
+    """
+    data = read_goal_for(engine, goal, spec or engine.spec)
+    if data is None:
+        engine.set_goal(None)
+    else:
+        engine.set_goal(data.images, data.state)
+
+
+def read_goal_for(
+    engine: Any, goal: str, spec: RobotSpec, cancelled: Callable[[], bool] = lambda: False
+) -> GoalData | None:
+    """Read a goal for a policy, which stays as it is.
+
+    Args:
+        engine: The policy.
+        goal: PATH[:episode/E][:FRAME], or empty for none.
+        spec: The robot at hand.
+        cancelled: See vqbet_ros.data.goals.read_goal.
+
+    Raises:
+        ConfigError: The policy knows no goals, or there is no such goal.
+        BadDataset: See read_goal.
+        BadBag: See there.
         SpecMismatch: See there.
     """
     if not goal:
-        engine.set_goal(None)
-        return
-    if engine.goal_steps == 0:
+        return None
+    require_goals(engine.goal_steps, f"parameter 'goal': got '{goal}'")
+    return read_goal(goal, spec, engine.goal_steps, cancelled)
+
+
+def require_goals(steps: int, what: str) -> None:
+    """Refuse a goal for a policy that knows none.
+
+    Args:
+        steps: Goal frames of the policy.
+        what: What was given to it.
+
+    Raises:
+        ConfigError: It takes no goals.
+    """
+    if steps == 0:
         raise ConfigError(
-            f"parameter 'goal': got '{goal}', but this checkpoint was trained without goals "
-            '(goal_steps: 0); leave it empty, or train with goal_steps of 1 or more'
+            f'{what}, but this checkpoint was trained without goals (goal_steps: 0); '
+            'give none, or train with goal_steps of 1 or more'
         )
-    data = read_goal(goal, engine.spec, engine.goal_steps)
-    engine.set_goal(data.images, data.state)

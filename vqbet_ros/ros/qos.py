@@ -44,3 +44,11 @@ STATUS = QoSProfile(
     durability=DurabilityPolicy.VOLATILE,
 )
 """Status and diagnostics."""
+
+GOAL = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST,
+    depth=1,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.VOLATILE,
+)
+"""Goal images: none is lost, and publishers that keep their last message are heard as well."""
