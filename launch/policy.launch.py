@@ -75,7 +75,7 @@ def generate_launch_description() -> LaunchDescription:
             DeclareLaunchArgument(
                 'goal',
                 default_value='',
-                description='Goal: PATH[:episode/E][:FRAME] of a dataset or bag, or an image file.',
+                description='Goal: PATH[:episode/E][:FRAME] of a dataset or bag, or a picture.',
             ),
             DeclareLaunchArgument(
                 'device',
