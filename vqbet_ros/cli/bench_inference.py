@@ -1,0 +1,79 @@
+"""`vqbet bench inference`: how long a decision takes, from pictures to a chunk of actions."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from vqbet_ros.cli.bench_options import add_shape_arguments, write_json
+
+LEAST_CALLS = 200  # for a 99th percentile
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the bench to `vqbet bench`."""
+    parser = subparsers.add_parser(
+        'inference',
+        help='how long a decision takes',
+        description='Measures decisions one after the other, each on an observation with one new '
+        'frame a camera: from uint8 pictures and a state to a chunk of actions in memory. Without '
+        "a checkpoint: random weights in the configuration of LeRobot's VQ-BeT for PushT (5 steps "
+        'of history, chunks of 5, ResNet-18, 8 layers, 512 wide).',
+    )
+    parser.add_argument(
+        'checkpoint',
+        metavar='CHECKPOINT',
+        type=Path,
+        nargs='?',
+        help='a policy to measure; --cameras, --size and --set are not for it',
+    )
+    parser.add_argument(
+        '--calls',
+        type=int,
+        default=1000,
+        help=f'decisions, at least {LEAST_CALLS} (default: %(default)s)',
+    )
+    add_shape_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure; returns the exit status."""
+    if args.calls < LEAST_CALLS:
+        args.parser.error(f'--calls must be at least {LEAST_CALLS}, got {args.calls}')
+    if args.checkpoint is not None and args.set:
+        args.parser.error('--set does not change a checkpoint')
+
+    from vqbet_ros.cli.bench_policy import (
+        EngineTimer,
+        machine,
+        peer_config,
+        peer_spec,
+        random_policy,
+        set_threads,
+    )
+    from vqbet_ros.policy.engine import Engine
+    from vqbet_ros.training.trainer import pick_device
+
+    set_threads(args.threads)
+    device = pick_device(args.device)
+    if args.checkpoint is not None:
+        engine = Engine.load(args.checkpoint, device, seed=args.seed)
+    else:
+        model = peer_config(args.size, args.set).model
+        policy = random_policy(model, peer_spec(args.cameras, args.size), args.seed)
+        engine = Engine(policy.to(device), seed=args.seed)
+    timer = EngineTimer(engine, args.seed)
+    timer.warm_up()
+    about = machine()
+    timer.run(args.calls)
+    figures = {
+        'policy': 'peer' if args.checkpoint is None else str(args.checkpoint),
+        **timer.figures(),
+        'seed': args.seed,
+        **about,
+    }
+    print(f'{figures["device"]}, {figures["threads"]} threads, {figures["dtype"]}: {about["cpu"]}')
+    print(f'parameters   {figures["parameters"] / 1e6:.2f} M')
+    print(f'median       {figures["p50_ms"]:.2f} ms')
+    print(f'p99          {figures["p99_ms"]:.2f} ms of {figures["calls"]} calls')
+    write_json(figures, args.json)
+    return 0

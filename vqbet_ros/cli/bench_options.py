@@ -1,0 +1,54 @@
+"""Options that the benches of the policy share; quick to import, as `vqbet --help` does it."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+PEER_SIDE_PX, PEER_CROP_PX = 96, 84
+
+
+def add_shape_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what varies the configuration `peer`."""
+    parser.add_argument(
+        '--cameras',
+        type=int,
+        default=1,
+        help='cameras of the policy; 0 for one that sees its state alone (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--size',
+        metavar='PX',
+        type=int,
+        default=PEER_SIDE_PX,
+        help=f"sides of each camera's picture; of {PEER_SIDE_PX} px the middle {PEER_CROP_PX} are "
+        'used, of others all (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--set',
+        action='append',
+        default=[],
+        metavar='KEY=VALUE',
+        help='another value of the configuration, for example model.width=256; repeatable',
+    )
+    parser.add_argument(
+        '--device', choices=('auto', 'cpu', 'cuda'), default='auto', help='(default: %(default)s)'
+    )
+    parser.add_argument(
+        '--threads',
+        type=int,
+        default=0,
+        help='CPU threads; 0 leaves it to torch, which takes all cores (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--seed', type=int, default=0, help='of weights, pictures, draws (default: %(default)s)'
+    )
+    parser.add_argument('--json', metavar='FILE', type=Path, help='write the figures here')
+    parser.set_defaults(parser=parser)
+
+
+def write_json(figures: dict[str, Any], path: Path | None) -> None:
+    """Write the figures, if a file is given."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(figures, indent=2) + '\n', encoding='utf-8')
