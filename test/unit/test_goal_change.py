@@ -1,6 +1,7 @@
 """The goal changes while the robot moves: nothing of the old one, within limits, history kept."""
 
 import dataclasses
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -92,7 +93,7 @@ def test_a_new_goal_in_motion(blend, before, after, moving, thinking):
 
 def test_what_was_seen_stays():
     """`discard` is of the supervisor alone: the policy sees the same history as before."""
-    decoders = {part.type: lambda payload, part: payload for part in SPEC.streams}
+    decoders: dict[str, Any] = {part.type: lambda payload, part: payload for part in SPEC.streams}
     buffer = ObservationBuffer(SPEC, decoders, history=3)
     robot = Robot()
     buffer.reset_history(T)
