@@ -27,7 +27,8 @@ def content(path):
 
 
 def statuses(preparation, jobs=1):
-    return [done.status for done in preparation.run(jobs)]
+    with preparation:
+        return [done.status for done in preparation.run(jobs)]
 
 
 def entries(path):
@@ -208,7 +209,8 @@ def test_a_dataset_of_another_spec_is_refused_with_all_differences(tmp_path, bag
 
 def test_a_bag_of_another_spec_is_left_out(tmp_path, bags, write_bag, bag_spec):
     write_bag(bags / 'zz', 2.0, 9, spec=replace(bag_spec, robot='branch', rate_hz=20.0))
-    *_, last = Preparation(find_bags([bags]), tmp_path / 'dataset').run(1)
+    with Preparation(find_bags([bags]), tmp_path / 'dataset') as preparation:
+        *_, last = preparation.run(1)
     assert last.status == 'failed'
     for difference in ('robot: twig, branch', 'rate_hz: 10, 20'):
         assert difference in str(last.error)

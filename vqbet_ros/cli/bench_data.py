@@ -78,11 +78,11 @@ def prepare_figures(bags: list[Path], folder: Path) -> dict[str, Any]:
     from vqbet_ros.errors import VqbetError
 
     def prepared(name: str, jobs: int, some: list[Path]) -> int:
-        preparation = Preparation(some, folder / name)
-        for done in preparation.run(jobs):
-            if done.status != 'added':
-                raise VqbetError(f'{done.bag}: {done.error or "holds no episode"}')
-        return preparation.num_frames
+        with Preparation(some, folder / name) as preparation:
+            for done in preparation.run(jobs):
+                if done.status != 'added':
+                    raise VqbetError(f'{done.bag}: {done.error or "holds no episode"}')
+            return preparation.num_frames
 
     bare_loop(bags[:1])
     bare, bare_cpu = _rates(lambda: bare_loop(bags))

@@ -69,11 +69,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prepare the dataset; returns the exit status."""
-    import joblib
-    from vqbet_ros.cli.progress import gauge
-    from vqbet_ros.data.cluster import cluster
-    from vqbet_ros.data.prepare import Done, expected_steps, find_bags, Preparation
-    from vqbet_ros.errors import BadBag
+    from vqbet_ros.data.prepare import find_bags, Preparation
     from vqbet_ros.resources import named
     from vqbet_ros.spec import RobotSpec
 
@@ -82,15 +78,25 @@ def run(args: argparse.Namespace) -> int:
             option = name.replace('_', '-')
             args.parser.error(f'--{option} must be at least {low}, got {getattr(args, name)}')
     bags = find_bags(args.bags)
-    preparation = Preparation(
+    with Preparation(
         bags,
         args.dataset,
         spec=RobotSpec.from_yaml(named(args.spec)) if args.spec else None,
         gaps=args.gaps,
         min_steps=args.min_steps,
-    )
+    ) as preparation:
+        return _prepare(args, preparation)
+
+
+def _prepare(args: argparse.Namespace, preparation: 'Preparation') -> int:
+    import joblib
+    from vqbet_ros.cli.progress import gauge
+    from vqbet_ros.data.cluster import cluster
+    from vqbet_ros.data.prepare import Done, expected_steps
+    from vqbet_ros.errors import BadBag
+
     before, started_s = preparation.num_frames, time.monotonic()
-    steps = {bag: expected_steps(bag, preparation.spec.rate_hz) for bag in bags}
+    steps = {bag: expected_steps(bag, preparation.spec.rate_hz) for bag in preparation.bags}
     finished: list[Done] = []
 
     def look() -> tuple[int, int]:

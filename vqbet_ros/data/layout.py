@@ -26,6 +26,8 @@ from vqbet_ros.spec import RobotSpec
 
 VERSION = 1
 INDEX = 'dataset.json'
+LOCK = '.lock'
+"""Held by whoever writes; see `lock`."""
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 # A fixed length, so that the header can be rewritten in place as rows are added (NumPy itself
 # leaves room for that only since 1.23).
@@ -127,8 +129,8 @@ def npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
 
 
 def is_empty_dir(path: Path) -> bool:
-    """Tell whether `path` is a directory without anything in it."""
-    return path.is_dir() and not any(path.iterdir())
+    """Tell whether `path` is a directory without anything in it, but for a lock."""
+    return path.is_dir() and all(file.name == LOCK for file in path.iterdir())
 
 
 def write_atomically(path: Path, content: bytes) -> None:

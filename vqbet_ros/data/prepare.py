@@ -7,19 +7,21 @@ of processes.
 """
 
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, ExitStack
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 import shutil
 import signal
 from typing import Any
+import uuid
 import warnings
 
 import joblib
 from vqbet_ros.data.align import Gaps
 from vqbet_ros.data.bag import Bag, METADATA, STORAGES
 from vqbet_ros.data.layout import columns, HEADER_BYTES, is_empty_dir
+from vqbet_ros.data.lock import DatasetLock
 from vqbet_ros.data.manifest import BagEntry, Manifest, Parameters
 from vqbet_ros.data.part import make_part, Result, Task
 from vqbet_ros.data.store import Dataset
@@ -57,7 +59,7 @@ class Done:
 
 
 class Preparation:
-    """Turns bags into episodes of a dataset.
+    """Turns bags into episodes of a dataset, which nobody else can write until it is closed.
 
     Args:
         bags: What `find_bags` found.
@@ -67,7 +69,8 @@ class Preparation:
         min_steps: Shorter episodes are left out.
 
     Raises:
-        BadDataset: The dataset is broken, or was prepared with other parameters (all are listed).
+        BadDataset: The dataset is broken, another process writes it, or it was prepared with
+            other parameters (all are listed).
         SpecMismatch: It was made with another spec; lists every difference.
         BadBag: No spec is given, and no bag has one inside.
     """
@@ -81,20 +84,34 @@ class Preparation:
         gaps: Gaps = 'cut',
         min_steps: int = 5,
     ) -> None:
-        there = None
-        if dataset.exists() and not is_empty_dir(dataset):
-            there = Dataset.open_unfilled(dataset).spec
         self.bags = tuple(bags)
-        self.spec = spec or there or _first_spec(bags)
         self._given = spec
-        self._parts = dataset / PARTS
-        self._parameters = Parameters(self.spec.rate_hz, gaps, min_steps)
+        # A name of its own: processes of a run that was killed may still be writing theirs.
+        self._parts = dataset / PARTS / uuid.uuid4().hex
         self._gaps = gaps
-        self._writer = DatasetWriter(dataset, self.spec, SOURCE)
-        manifest = Manifest.read(dataset, self._writer.ends)
-        if manifest is not None:
-            manifest.require_same(self._parameters, dataset)
+        with ExitStack() as opened:
+            opened.callback(DatasetLock(dataset).release)
+            there = None if is_empty_dir(dataset) else Dataset.open_unfilled(dataset).spec
+            self.spec = spec or there or _first_spec(bags)
+            self._parameters = Parameters(self.spec.rate_hz, gaps, min_steps)
+            self._writer = DatasetWriter(dataset, self.spec, SOURCE)
+            manifest = Manifest.read(dataset, self._writer.ends)
+            if manifest is not None:
+                manifest.require_same(self._parameters, dataset)
+            self._opened = opened.pop_all()
         self.manifest = manifest or Manifest(self._parameters)
+
+    def __enter__(self) -> 'Preparation':
+        """Return itself."""
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Close."""
+        self.close()
+
+    def close(self) -> None:
+        """Let others write the dataset."""
+        self._opened.close()
 
     @property
     def num_episodes(self) -> int:
@@ -120,7 +137,7 @@ class Preparation:
         Raises:
             BadDataset: A bag could not be written: a full disk, for example.
         """
-        shutil.rmtree(self._parts, ignore_errors=True)
+        shutil.rmtree(self._parts.parent, ignore_errors=True)
         tasks = [
             Task(
                 bag=bag,
@@ -143,7 +160,7 @@ class Preparation:
                         yield self._take(task, result)
                         shutil.rmtree(task.part, ignore_errors=True)
         finally:
-            shutil.rmtree(self._parts, ignore_errors=True)
+            shutil.rmtree(self._parts.parent, ignore_errors=True)
 
     def frames_under_way(self) -> int:
         """Return how many steps the processes have written that are not in the dataset yet."""
