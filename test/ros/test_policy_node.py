@@ -51,6 +51,7 @@ class StandIn:
         self.history = 2
         self.chunk = CHUNK
         self.goal_steps = goal_steps
+        self.goal_state = False
         self.observations = []
         self.resets = 0
         self.actions = np.tile(np.array(ACTION, np.float32), (CHUNK, 1))
@@ -541,6 +542,7 @@ def test_a_new_goal_is_taken_while_it_runs_and_a_bad_one_changes_nothing(robot, 
         return driver.graph.call(SetParameters, '/policy_node/set_parameters', request).results[0]
 
     assert change(tmp_path / 'goal.png').successful
+    driver.status.wait(lambda s: driver.values(s)['goal'].endswith('goal.png'))
     assert driver.engine.goals[-1]['top'].shape == (3, 96, 96, 3)
     answer = change(tmp_path / 'nowhere.png')
     assert not answer.successful

@@ -6,7 +6,7 @@ from typing import Any
 
 # Modules bench_<name>.py of this package. Each has add_parser(subparsers), and run(args) -> int,
 # which imports what is slow to import.
-BENCHES = ('data', 'inference', 'record', 'train')
+BENCHES = ('control', 'data', 'inference', 'record', 'train')
 
 
 def add_parser(subparsers: Any) -> None:

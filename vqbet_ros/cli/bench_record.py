@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     finally:
         if not args.keep:
             shutil.rmtree(bags)
-    figures = {**_machine(), 'seconds': args.seconds, **compared, **measured}
+    figures = {**machine(), 'seconds': args.seconds, **compared, **measured}
     _compare_cpu(figures)
     _show(figures)
     if hasattr(args, 'json'):
@@ -93,7 +93,8 @@ def _measure(args: argparse.Namespace, bags: Path) -> dict[str, Any]:
     environment = private_graph()
     os.environ.update(environment)
     # rclpy reads the environment when it is imported.
-    from vqbet_ros.ros.bench_control import RecorderControl
+    from std_srvs.srv import Trigger
+    from vqbet_ros.ros.bench_client import BenchClient
 
     spec_file = args.out / 'spec.yaml'
     spec_file.write_text(spec().to_yaml(), encoding='utf-8')
@@ -102,9 +103,14 @@ def _measure(args: argparse.Namespace, bags: Path) -> dict[str, Any]:
         processes.start('publisher', [*module_command('bench_publisher'), *ledger], environment)
         command = node_command('recorder_node', spec=str(spec_file), root=str(bags))
         processes.start('recorder', command, environment)
-        control = RecorderControl('/recorder_node', processes.check)
+        services = {'start': Trigger, 'stop': Trigger}
+        control = BenchClient('/recorder_node', services, processes.check)
         try:
-            control.wait_until_ready(60.0)
+            control.wait_for(
+                lambda status: status['state'] == 'idle' and not status['problems'],
+                'did not get ready',
+                60.0,
+            )
             result = _record(control, processes.pid('recorder'), args.seconds)
         except VqbetError as error:
             raise VqbetError(f'{error}; {processes.last_lines("recorder")}') from error
@@ -121,18 +127,18 @@ def _measure(args: argparse.Namespace, bags: Path) -> dict[str, Any]:
 
 def _record(control: Any, pid: int, seconds: int) -> dict[str, Any]:
     """Record one episode and watch the recorder's process."""
-    used_s, began_s = _cpu_s(pid), time.monotonic()
+    used_s, began_s = cpu_s(pid), time.monotonic()
     control.call('start')
     from_ns = time.time_ns()
     memory = []
     statuses = []
     for second in _seconds(seconds, 'recording'):
         statuses.append(control.status())
-        memory.append([second, *_memory_mb(pid)])
+        memory.append([second, *memory_mb(pid)])
     statuses.append(control.status())
     until_ns = time.time_ns()
     control.call('stop')
-    share = (_cpu_s(pid) - used_s) / (time.monotonic() - began_s)
+    share = (cpu_s(pid) - used_s) / (time.monotonic() - began_s)
     return {
         'cpu_core_share': round(share, 4),
         'cpu_ratio_to_rosbags': None,
@@ -151,13 +157,13 @@ def _baseline(processes: Any, seconds: int) -> dict[str, Any]:
     pid = processes.pid('baseline')
     for _ in _seconds(_WARM_UP_S, 'baseline starts'):
         processes.check()
-    used_s, began_s = _cpu_s(pid), time.monotonic()
+    used_s, began_s = cpu_s(pid), time.monotonic()
     written = _written(processes.log('baseline'))
     rss_mb = 0.0
     for _ in _seconds(seconds, 'baseline'):
         processes.check()
-        rss_mb = max(rss_mb, _memory_mb(pid)[0])
-    share = (_cpu_s(pid) - used_s) / (time.monotonic() - began_s)
+        rss_mb = max(rss_mb, memory_mb(pid)[0])
+    share = (cpu_s(pid) - used_s) / (time.monotonic() - began_s)
     written = _written(processes.log('baseline')) - written
     processes.stop('baseline')
     return {
@@ -194,14 +200,14 @@ def _seconds(count: int, what: str) -> Any:
         yield second
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
     """Return the CPU time that a process took so far, in s."""
     fields = Path(f'/proc/{pid}/stat').read_text(encoding='utf-8').rpartition(')')[2].split()
     user, system = int(fields[11]), int(fields[12])  # 14 and 15 in proc(5), behind the name
     return (user + system) / os.sysconf('SC_CLK_TCK')
 
 
-def _memory_mb(pid: int) -> tuple[float, float]:
+def memory_mb(pid: int) -> tuple[float, float]:
     """Return a process's resident memory in MB, and how much of it is shared memory (of DDS)."""
     values = {}
     for line in Path(f'/proc/{pid}/status').read_text(encoding='utf-8').splitlines():
@@ -210,7 +216,8 @@ def _memory_mb(pid: int) -> tuple[float, float]:
     return tuple(round(int(values[key][0]) * 1024 / 1e6, 1) for key in ('VmRSS', 'RssShmem'))  # type: ignore[return-value]
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
+    """Return what a figure needs beside it."""
     return {
         'machine': platform.machine(),
         'cpu_count': os.cpu_count(),

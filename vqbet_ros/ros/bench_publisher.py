@@ -1,4 +1,4 @@
-"""The robot of `vqbet bench record`: publishes the load, and writes down what it sent.
+"""The robot of `vqbet bench record` and `control`: publishes a load, and notes what it sent.
 
 The messages are serialised beforehand and sent as bytes, so that this process takes little of the
 machine that it shares with the recorder.
@@ -40,7 +40,9 @@ _PICTURES = 8  # different ones for each camera, sent in turns
 def main(args: list[str] | None = None) -> int:
     """Publish until SIGINT or SIGTERM, then write the ledger."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--ledger', type=Path, required=True, help='.npy file to write at the end')
+    parser.add_argument('--ledger', type=Path, help='.npy file to write at the end')
+    parser.add_argument('--topics', nargs='+', choices=TOPICS, default=list(TOPICS), help='which')
+    parser.add_argument('--joints-hz', type=float, default=JOINTS_HZ, help='of the joint states')
     options = parser.parse_args(args)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -48,10 +50,13 @@ def main(args: list[str] | None = None) -> int:
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     node = rclpy.create_node('bench_publisher')
     sources = [
-        _Source(node, index, topic, kind) for index, (topic, kind) in enumerate(TOPICS.items())
+        _Source(node, index, topic, kind, options.joints_hz)
+        for index, (topic, kind) in enumerate(TOPICS.items())
+        if topic in options.topics
     ]
     rows = _publish(sources, stop)
-    write_ledger(options.ledger, rows)
+    if options.ledger is not None:
+        write_ledger(options.ledger, rows)
     node.destroy_node()
     rclpy.try_shutdown()
     return 0
@@ -66,15 +71,16 @@ class _Source:
             do not all send at once.
         topic: Name.
         kind: Message type.
+        joints_hz: Rate of the joint states.
     """
 
-    def __init__(self, node: Any, index: int, topic: str, kind: str) -> None:
+    def __init__(self, node: Any, index: int, topic: str, kind: str, joints_hz: float) -> None:
         self._index = index
         self._templates = [
             Template(serialize_message(message), _MARK, as_float=kind == JOINT_STATE)
             for message in _messages(kind, np.random.default_rng(index))
         ]
-        rate_hz = JOINTS_HZ if kind == JOINT_STATE else CAMERA_HZ
+        rate_hz = joints_hz if kind == JOINT_STATE else CAMERA_HZ
         # Processes that wait for a core for a fifth of a second lose nothing by that.
         depth = max(5, round(rate_hz / 5))
         profile = QoSProfile(depth=depth, reliability=ReliabilityPolicy.RELIABLE)

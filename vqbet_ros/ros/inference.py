@@ -1,6 +1,7 @@
 """The thread that asks the policy: the newest observation in, a chunk for the supervisor out."""
 
 from collections.abc import Callable
+import os
 import threading
 import time
 import traceback
@@ -13,6 +14,7 @@ from vqbet_ros.runtime.statistics import Samples
 from vqbet_ros.runtime.supervisor import State, Supervisor
 from vqbet_ros.spec import RobotSpec
 
+_NICE = 5
 _JOIN_S = 0.4  # an inference that hangs must not hang its owner
 
 
@@ -79,6 +81,7 @@ class Inference:
         self._data = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._began_ns = -1  # of the run that the engine's cache belongs to
         self.reset_statistics()
 
     @property
@@ -113,6 +116,8 @@ class Inference:
         self.confidence = float('nan')
 
     def _forever(self) -> None:
+        # On Linux that is this thread alone: where cores are few, ticks go before plans.
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         while not self._stop.is_set():
             self._data.wait()
             self._data.clear()
@@ -135,7 +140,7 @@ class Inference:
         if isinstance(observation, list) or not self._pacing.is_new(epoch, observation.stamp_ns):
             return  # the control thread reports what is missing
         self.decode_ms.add((time.perf_counter_ns() - started_ns) / 1e6)
-        output = self._ask(observation, running, self._pacing.is_first(epoch))
+        output = self._ask(observation, running)
         self._pacing.note(epoch, observation.stamp_ns)
         self.confidence = float(output.confidence)
         chunk = Chunk(
@@ -149,7 +154,7 @@ class Inference:
         if self._supervisor.accept(chunk) is None:
             self._planned(chunk)
 
-    def _ask(self, observation: Observation, running: Chunk | None, is_first: bool) -> Any:
+    def _ask(self, observation: Observation, running: Chunk | None) -> Any:
         more: dict[str, Any] = {}
         if self._stays and running is not None:
             hysteresis = self._spec.runtime.blend.hysteresis
@@ -157,7 +162,8 @@ class Inference:
         self.since_ns = self._clock()
         try:
             with self.lock:
-                if is_first:
+                if self._began_ns != self._supervisor.history_start_ns:
+                    self._began_ns = self._supervisor.history_start_ns
                     self._engine.reset()
                 started_ns = time.perf_counter_ns()
                 output = self._engine.plan(observation, **more)

@@ -256,8 +256,14 @@ class Pipeline:
             return self.monitors.figures(self._clock())
 
     def measured(self) -> NDArray[np.float64]:
-        """Return where the robot is (A,), NaN where that is not known."""
-        return self._measured.of(self.buffer.newest_state())
+        """Return where the robot is (A,), NaN where that is not known, or was too long ago."""
+        ages_ns, state = self.buffer.ages_ns(self._clock()), self.buffer.newest_state()
+        old = [
+            (ages_ns[part.stream] or 0) > part.max_age_ns
+            for part in self.spec.state
+            for _ in part.channels
+        ]
+        return self._measured.of(np.where(old, np.nan, state))
 
     # The control thread
 

@@ -31,6 +31,7 @@ from vqbet_ros.ros import qos
 from vqbet_ros.ros.checkpoints import apply_goal, load_engine, robot_spec
 from vqbet_ros.ros.commands.commands import Commands
 from vqbet_ros.ros.diagnostics import diagnostic
+from vqbet_ros.ros.goals import Goals
 from vqbet_ros.ros.inputs import Input
 from vqbet_ros.ros.neighbours import Neighbours
 from vqbet_ros.ros.operator import Operator
@@ -39,6 +40,7 @@ from vqbet_ros.ros.pipeline import Pipeline
 from vqbet_ros.ros.policy_parameters import PolicyParameters
 from vqbet_ros.ros.report import Reporter, warm_up_report
 from vqbet_ros.ros.running import run
+from vqbet_ros.runtime.outcome import State
 from vqbet_ros.runtime.plan import Chunk
 from vqbet_ros.spec import ActionSpec
 
@@ -80,7 +82,7 @@ class PolicyNode(LifecycleNode):
         self._commands: Commands | None = None
         self._neighbours: Neighbours | None = None
         self._active = False
-        self._goal = ''
+        self._goals: Goals | None = None
         self._inputs: list[Input] = []
         self._wired: list[Callable[[], object]] = []  # undo what configure created
         self.parameters = declare(self, PolicyParameters)
@@ -166,8 +168,7 @@ class PolicyNode(LifecycleNode):
         self._engine = self._load(values.checkpoint, values.device, values.threads or None)
         spec = robot_spec(self._engine.spec, values.spec, compressed=values.compressed)
         goal = self.get_parameter('goal').value
-        apply_goal(self._engine, goal)
-        self._goal = goal
+        apply_goal(self._engine, goal, spec)
         shadow = f'{self.get_fully_qualified_name()}/shadow'
         action = _shadowed(spec.action, shadow) if values.shadow else spec.action
         rate_hz = values.control_rate_hz or spec.runtime.control_rate_hz or spec.rate_hz
@@ -188,12 +189,21 @@ class PolicyNode(LifecycleNode):
             outputs=self,
         )
         self._scale(self.get_parameter('speed_scale').value)
+        self._goals = Goals(
+            self,
+            self._engine,
+            spec,
+            lock=self.pipeline.inference.lock,
+            changed=self.pipeline.goal_changed,
+            name=goal,
+        )
+        self._wired.append(self._goals.close)
         self._reporter = Reporter(
             self.get_fully_qualified_name(), self.get_name(), hardware_id=spec.robot
         )
         self._commands.configure(self)
         self._plan = self.create_lifecycle_publisher(JointTrajectory, '~/plan', qos.STATUS)
-        self._wired = [
+        self._wired += [
             self._commands.close,
             functools.partial(self.destroy_lifecycle_publisher, self._plan),
         ]
@@ -237,7 +247,7 @@ class PolicyNode(LifecycleNode):
         for undo in self._wired:
             undo()
         self._wired, self._inputs, self.pipeline, self._engine = [], [], None, None
-        self._commands = self._neighbours = None
+        self._commands = self._neighbours = self._goals = None
         gc.unfreeze()
 
     def _stop_robot(self) -> None:
@@ -288,17 +298,23 @@ class PolicyNode(LifecycleNode):
     def _on_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
         """Take a new goal or speed while the node is configured."""
         for changed in parameters:
-            if changed.name == 'goal' and self.pipeline is not None:
+            if changed.name == 'goal' and self._goals is not None:
                 try:
-                    with self.pipeline.inference.lock:
-                        apply_goal(self._engine, changed.value)
-                        self.pipeline.goal_changed()
+                    self._goals.request(changed.value, wait=not self._moves())
                 except VqbetError as error:
                     return SetParametersResult(successful=False, reason=str(error))
-                self._goal = changed.value
             elif changed.name == 'speed_scale':
                 self._scale(changed.value)
         return SetParametersResult(successful=True)
+
+    def _moves(self) -> bool:
+        """Tell whether the robot may be moving, so that nothing here may take long."""
+        idle = (State.DISARMED, State.FAULT)
+        return (
+            self._active
+            and self.pipeline is not None
+            and self.pipeline.supervisor.state not in idle
+        )
 
     def _scale(self, scale: float) -> None:
         if self.pipeline is not None:
@@ -310,8 +326,9 @@ class PolicyNode(LifecycleNode):
                 )
 
     def _state_status(self) -> DiagnosticStatus:
+        goal = '' if self._goals is None else self._goals.name
         if self.pipeline is not None and self._active:
-            return self._reporter.status(self.pipeline, goal=self._goal)
+            return self._reporter.status(self.pipeline, goal=goal)
         text = 'inactive' if self.pipeline is not None else 'unconfigured'
         hint = f'ros2 lifecycle set {self.get_fully_qualified_name()} ' + (
             'activate' if self.pipeline is not None else 'configure'
@@ -321,7 +338,7 @@ class PolicyNode(LifecycleNode):
             '',
             DiagnosticStatus.OK,
             text,
-            {'state': text, 'reason': f'the node is {text}', 'hint': hint, 'goal': self._goal},
+            {'state': text, 'reason': f'the node is {text}', 'hint': hint, 'goal': goal},
         )
 
     # Outputs of the pipeline, called from its threads
@@ -374,6 +391,8 @@ def _shadowed(action: ActionSpec, topic: str) -> ActionSpec:
 
 def main(args: list[str] | None = None) -> int:
     """Run the node; see vqbet_ros.ros.running.run."""
+    # A tick must not wait 5 ms, Python's default, for a thread that computes.
+    sys.setswitchinterval(0.0005)
     return run('policy_node', PolicyNode, args)
 
 

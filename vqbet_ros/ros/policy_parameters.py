@@ -13,8 +13,8 @@ class PolicyParameters:
     spec: str = parameter('', "The robot's spec (YAML file); empty: the checkpoint's own.")
     goal: str = parameter(
         '',
-        'Goal: PATH[:frame] of a dataset (frame counts over all of it), or an image file; '
-        'empty: no goal.',
+        'Goal: PATH[:episode/E][:FRAME] of a dataset or bag (without FRAME its last), or an image '
+        'file; empty: no goal.',
         read_only=False,
     )
     device: str = parameter(

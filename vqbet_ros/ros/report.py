@@ -113,7 +113,11 @@ class Reporter:
         rejected = {
             f'rejected: {kind.value}': n for kind, n in pipeline.supervisor.rejected.items()
         }
-        missed = {'ticks': control.ticks, 'missed_ticks': control.missed}
+        missed = {
+            'ticks': control.ticks,
+            'missed_ticks': control.missed,
+            'p99_error_ms': f'{control.error_ms.summary()["p99"]:.3f}',
+        }
         return [
             self._measured(
                 'inference',

@@ -17,6 +17,7 @@ class Deadlines:
         missed: Deadlines that were skipped because a tick ran a whole period late or more.
         lateness_ms: How late the ticks started.
         period_ms: Time between the starts of two successive ticks.
+        error_ms: By how much that differs from the period, more or less.
     """
 
     def __init__(self, start_ns: int, period_ns: int) -> None:
@@ -29,6 +30,7 @@ class Deadlines:
         self.missed = 0
         self.lateness_ms = Samples()
         self.period_ms = Samples()
+        self.error_ms = Samples()
 
     @property
     def next_ns(self) -> int:
@@ -55,6 +57,7 @@ class Deadlines:
         self.lateness_ms.add(late_ns / 1e6)
         if self._last_ns is not None:
             self.period_ms.add((now_ns - self._last_ns) / 1e6)
+            self.error_ms.add(abs(now_ns - self._last_ns - self._period_ns) / 1e6)
         self._last_ns = now_ns
         self._next_ns += (skipped + 1) * self._period_ns
         return late_ns
