@@ -159,9 +159,9 @@ class Inference:
         if self._stays and running is not None:
             hysteresis = self._spec.runtime.blend.hysteresis
             more = {'running': running.primary, 'hysteresis': hysteresis}
-        self.since_ns = self._clock()
         try:
             with self.lock:
+                self.since_ns = self._clock()
                 if self._began_ns != self._supervisor.history_start_ns:
                     self._began_ns = self._supervisor.history_start_ns
                     self._engine.reset()
