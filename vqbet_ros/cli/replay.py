@@ -124,7 +124,9 @@ def run(args: argparse.Namespace) -> int:
         'times_real_time': duration_s / seconds,
         **replay_report.figures(found, spec),
         'dropped_actions': replay.supervisor.dropped,
-        'clamped': replay.supervisor.clamped,
+        'clamped': {f'{n}, {limit}': c for (n, limit), c in replay.supervisor.clips.items()},
+        'refused_chunks': {k.value: c for k, c in replay.supervisor.rejected.items()},
+        'motion': replay_report.motion(events, spec),
         'messages': {name: vars(counts) for name, counts in replay.buffer.counts().items()},
     }
     _print(result)
@@ -162,6 +164,10 @@ def _print(result: dict[str, Any]) -> None:
     print(f'commands  {result["commands"]} in {result["ticks"]} ticks')
     for reason, count in result['holds'].items():
         print(f'holds     {count} ticks: {reason}')
+    for what, count in {**result['clamped'], **result['refused_chunks']}.items():
+        print(f'changed   {count} commands or chunks: {what}')
+    for name, motion in result['motion'].items():
+        print(f'motion    {name}: ' + ', '.join(f'{k} {_number(v)}' for k, v in motion.items()))
     for name in ('inference_ms', 'latency_ms'):
         p50, p99, largest = (_number(result[name][key]) for key in ('p50', 'p99', 'max'))
         print(f'{name.removesuffix("_ms"):<10}p50 {p50} ms, p99 {p99} ms, max {largest} ms')

@@ -12,9 +12,11 @@ from matplotlib.figure import Figure
 import numpy as np
 from numpy.typing import NDArray
 from vqbet_ros.data.align import Piece
+from vqbet_ros.runtime.monitors import Monitors
 from vqbet_ros.runtime.replay import Planned, Tick
 from vqbet_ros.runtime.statistics import Samples
 from vqbet_ros.runtime.supervisor import Command, Hold
+from vqbet_ros.runtime_spec import MonitorSettings
 from vqbet_ros.spec import RobotSpec
 from vqbet_ros.training.figures import BLACK, BLUE, JOINTS_SHOWN, ORANGE, png, WIDTH_IN
 
@@ -94,6 +96,26 @@ class Comparison:
     plans: int
     refused: int
     ticks: int
+
+
+def motion(events: Sequence[Planned | Tick], spec: RobotSpec) -> dict[str, dict[str, float]]:
+    """Return for each joint how often the commands turned back, and their jerk."""
+    sent = [e for e in events if isinstance(e, Tick) and isinstance(e.outcome, Command)]
+    if not sent:
+        return {}
+    seconds = (sent[-1].now_ns - sent[0].now_ns) / 1e9 + 1.0
+    size = spec.runtime.monitors.reversal_size
+    monitors = Monitors(spec.action_names, MonitorSettings(window_s=seconds, reversal_size=size))
+    for tick in sent:
+        if isinstance(tick.outcome, Command):
+            monitors.command(tick.now_ns, tick.outcome.values)
+    found = monitors.figures(sent[-1].now_ns)
+    return {
+        name: {'reversals_hz': float(reversals), 'jerk': float(jerk)}
+        for name, reversals, jerk in zip(
+            spec.action_names, found.reversals_hz, found.jerk, strict=True
+        )
+    }
 
 
 def compare(events: Sequence[Planned | Tick], recorded: Recorded, chunk: int) -> Comparison:
