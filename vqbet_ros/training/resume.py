@@ -76,6 +76,11 @@ def restore_phase(phase: Phase, tensors: Mapping[str, Tensor], meta: Mapping[str
         moments.setdefault(int(index), {})[name] = value
     state = phase.optimizer.state_dict()
     phase.optimizer.load_state_dict({**state, 'state': moments})
+    # Files are row-major. The fused kernel takes moments to lie in memory as their weights do.
+    for parameter, values in phase.optimizer.state.items():
+        for name, value in values.items():
+            if value.shape == parameter.shape:
+                values[name] = torch.empty_like(parameter.detach()).copy_(value)
     if phase.average is not None:
         for key, value in _part(tensors, 'average/').items():
             phase.average.state[key].copy_(value)

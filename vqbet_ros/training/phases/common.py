@@ -53,6 +53,11 @@ class Batches:
         return self.frames.take(batch_of(step, len(self.frames), self.batch, self.seed))
 
 
+def channels_last(encoder: nn.Module) -> nn.Module:
+    """Lay an encoder's weights out as its convolutions want them, rather than at each step."""
+    return encoder.to(memory_format=torch.channels_last)
+
+
 def augmented(images: Tensor, crop: int | None, jitter: float) -> Tensor:
     """Crop and jitter images (B, steps, n, H, W_px, 3) uint8 into (B, steps, n, 3, crop, crop).
 

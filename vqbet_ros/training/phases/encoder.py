@@ -15,7 +15,7 @@ from vqbet_ros.policy.policy import Policy
 from vqbet_ros.policy.tokenizer import mlp
 from vqbet_ros.training.data import TrainingData
 from vqbet_ros.training.optimizer import adamw, MovingAverage
-from vqbet_ros.training.phases.common import augmented, Batches, Metrics, val_frames
+from vqbet_ros.training.phases.common import augmented, Batches, channels_last, Metrics, val_frames
 
 
 class EncoderTraining:
@@ -31,6 +31,7 @@ class EncoderTraining:
         if policy.encoder is None:
             raise BadDataset('encoder.steps is set, but the dataset has no camera')
         self.policy, self.data, self.vision = policy, data, config.model.vision
+        channels_last(policy.encoder)
         self.steps, self.warmup = settings.steps, settings.warmup
         labels = ['targets', 'state'] if data.targets is not None else ['state']
         normalized = []

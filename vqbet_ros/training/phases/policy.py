@@ -13,7 +13,7 @@ from vqbet_ros.policy.policy import Policy
 from vqbet_ros.policy.vqbet import Steps
 from vqbet_ros.training.data import TrainingData
 from vqbet_ros.training.optimizer import adamw, MovingAverage
-from vqbet_ros.training.phases.common import augmented, Batches, Metrics, val_frames
+from vqbet_ros.training.phases.common import augmented, Batches, channels_last, Metrics, val_frames
 
 
 class PolicyTraining:
@@ -36,6 +36,7 @@ class PolicyTraining:
             policy.encoder.requires_grad_(False)
             self.features = self._all_features(1 + settings.feature_copies)
         elif policy.encoder is not None:
+            channels_last(policy.encoder)
             trained.append((policy.encoder, settings.encoder_lr_scale))
             modules.append(policy.encoder)
         self.module: nn.Module = nn.ModuleList(modules)
