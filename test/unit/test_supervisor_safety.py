@@ -163,7 +163,8 @@ def test_each_fact_stops_the_robot_within_its_limits(facts, kind, state):
         assert robot.supervisor.reset() == []
         assert robot.state() is State.DISARMED
     else:
-        assert outcome.values is not None  # it is kept where it is
+        # It is kept where it is; nothing is kept up to which nobody has listened.
+        assert (outcome.values is None) is (kind is ReasonKind.CONTROLLER)
         robot.plan()
         assert isinstance(robot.run(2), Command)
 

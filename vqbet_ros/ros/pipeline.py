@@ -139,6 +139,8 @@ class Pipeline:
         self._idle = threading.Event()  # nothing is sent any more
         self._deadlines = self.statistics.control  # of the next tick
         self._aligned = False  # whether ticks follow plans already
+        self._tick_ns: int | None = None  # when the last tick was
+        self._ending = False
         self._latency_of_ns = 0  # the observation whose latency is already counted
         self._outcome: Command | Hold | None = None
         self._sent: NDArray[np.float64] | None = None
@@ -150,6 +152,7 @@ class Pipeline:
         """Start both threads; nothing is sent before `enable`."""
         self._stop.clear()
         self._wake.clear()
+        self._ending = False
         self._deadlines = self._new_statistics().control
         self._thread = threading.Thread(target=self._control_forever, name='control', daemon=True)
         self.inference.start()
@@ -159,6 +162,7 @@ class Pipeline:
         """Bring the robot to rest, then end both threads; safe to call twice."""
         if self._thread is None:
             return
+        self._ending = True
         self._idle.clear()
         self.supervisor.disarm('the node ends or is deactivated')
         if self._outputs.alive() and not self._idle.wait(LONGEST_STOP_S):
@@ -284,6 +288,9 @@ class Pipeline:
                 return
             deadlines.tick(time.monotonic_ns())
             now_ns = self._clock()
+            if self._steady is None and now_ns == self._tick_ns and not self._ending:
+                return  # simulated time stands still, and so does the robot
+            self._tick_ns = now_ns
             outcome = self.supervisor.tick(now_ns, self.buffer.check(now_ns), self._facts(now_ns))
             before, self._outcome = self._outcome, outcome
             self._send(now_ns, outcome)
@@ -357,7 +364,7 @@ class Pipeline:
         self._deadlines = self.statistics.control
         self._wake.set()
         self._clips_before = self.supervisor.clips
-        self._outcome, self._aligned = None, False
+        self._outcome, self._tick_ns, self._aligned = None, None, False
 
     def _new_statistics(self) -> RunStatistics:
         start_ns = time.monotonic_ns() + self.control_period_ns

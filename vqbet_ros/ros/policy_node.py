@@ -42,7 +42,7 @@ from vqbet_ros.ros.report import Reporter, warm_up_report
 from vqbet_ros.ros.running import run
 from vqbet_ros.runtime.outcome import State
 from vqbet_ros.runtime.plan import Chunk
-from vqbet_ros.spec import ActionSpec
+from vqbet_ros.spec import ActionSpec, RobotSpec
 
 _LOOK_EVERY_S = 0.5
 
@@ -171,6 +171,8 @@ class PolicyNode(LifecycleNode):
         apply_goal(self._engine, goal, spec)
         shadow = f'{self.get_fully_qualified_name()}/shadow'
         action = _shadowed(spec.action, shadow) if values.shadow else spec.action
+        if values.shadow:
+            spec = _unfollowed(spec)
         rate_hz = values.control_rate_hz or spec.runtime.control_rate_hz or spec.rate_hz
         self._commands = Commands(action, round(1e9 / rate_hz))
         self._engine.warm_up()
@@ -387,6 +389,12 @@ def _shadowed(action: ActionSpec, topic: str) -> ActionSpec:
         command = dataclasses.replace(gripper.command, topic=f'{topic}/gripper')
         gripper = dataclasses.replace(gripper, command=command)
     return dataclasses.replace(action, command_topic=topic, gripper=gripper)
+
+
+def _unfollowed(spec: RobotSpec) -> RobotSpec:
+    """Return the spec of a robot that is not meant to follow the commands."""
+    watch = dataclasses.replace(spec.runtime.watch, tracking_error=None)
+    return dataclasses.replace(spec, runtime=dataclasses.replace(spec.runtime, watch=watch))
 
 
 def main(args: list[str] | None = None) -> int:

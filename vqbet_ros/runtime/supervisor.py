@@ -57,6 +57,10 @@ class Supervisor:
         judged = np.array([name in spec.action.arm_channels for name in names])
         # Velocities begin at zero, wherever the robot is.
         self._rest = np.where(judged & spec.action.is_velocity, 0.0, math.nan)
+        # A gripper that nobody measures begins where it is first sent.
+        self._unseen = np.array(
+            [not arm and spec.measured(n) is None for n, arm in zip(names, judged, strict=True)]
+        )
         self._plan = Plan(settings.interpolation, settings.blend)
         rate_hz = settings.control_rate_hz or spec.rate_hz
         self._period_s = 1.0 / rate_hz
@@ -67,7 +71,7 @@ class Supervisor:
         else:
             self._limiter = Limiter(*limits)
         if self._limiter.needs_seed:
-            _require_measured(spec, self._rest)
+            _require_measured(spec, judged & np.isnan(self._rest))
         self._check = ChunkCheck(spec.action, settings.limiter)
         self._watch = Watch(names, judged, settings.watch)
         self._ramp = Ramp(names, judged, settings.start)
@@ -294,7 +298,13 @@ class Supervisor:
             warnings += [reason for reason, holds in facts.monitors if not holds]
             if stops:
                 self._plan.clear()
-                return self._hold((*stops, *warnings), elapsed_s)
+                held = self._hold((*stops, *warnings), elapsed_s)
+                unheard = any(reason.kind is ReasonKind.CONTROLLER for reason in stops)
+                if unheard and self._limiter.at_rest:
+                    # The robot never came where these commands led: it goes on from where it is.
+                    self._limiter.forget()
+                    self._started = False
+                return held
             return self._command(now_ns, elapsed_s, facts, tuple(warnings))
 
     def preview(self, now_ns: int) -> Chunk | None:
@@ -347,14 +357,14 @@ class Supervisor:
     def _command(
         self, now_ns: int, elapsed_s: float | None, facts: Facts, warnings: tuple[Reason, ...]
     ) -> Command | Hold:
-        if self._limiter.sent is None:
-            self._seed(facts.measured)  # the robot may still be moved by hand
         step = self._plan.command(now_ns)
-        if step is None:
+        target = None if step is None else np.asarray(step.values, dtype=np.float64)
+        if self._limiter.sent is None:
+            self._seed(facts.measured, target)  # the robot may still be moved by hand
+        if step is None or target is None:
             return self._hold((self._no_step(now_ns), *warnings), elapsed_s)
         if self._limiter.needs_seed and not self._limiter.seeded:
             return self._hold((Reason(ReasonKind.NO_START), *warnings), elapsed_s)
-        target = np.asarray(step.values, dtype=np.float64)
         if not self._started:
             refusal = self._ramp.begin(now_ns, target, facts.measured)
             if refusal is not None and _reaction(refusal) is Reaction.DISARM:
@@ -409,9 +419,13 @@ class Supervisor:
             return False
         return self._deadman_ns is None or not 0 <= now_ns - self._deadman_ns <= timeout_s * 1e9
 
-    def _seed(self, measured: NDArray[np.float64] | None) -> None:
+    def _seed(
+        self, measured: NDArray[np.float64] | None, target: NDArray[np.float64] | None = None
+    ) -> None:
         unknown = np.isnan(self._rest)
         start = self._rest if measured is None else np.where(unknown, measured, self._rest)
+        if target is not None:
+            start = np.where(self._unseen, target, start)
         if np.isfinite(start).all():
             self._limiter.seed(start)
 
@@ -501,12 +515,12 @@ def _reaction(reason: Reason) -> Reaction:
     return REACTIONS[reason.kind]
 
 
-def _require_measured(spec: RobotSpec, rest: NDArray[np.float64]) -> None:
+def _require_measured(spec: RobotSpec, needed: NDArray[np.bool_]) -> None:
     """Refuse limits of rates where nobody can say from where the commands begin."""
     problems = [
         f'{name}: expected {name}/position or {name} in the state'
-        for name, at in zip(spec.action_names, rest, strict=True)
-        if math.isnan(at) and spec.measured(name) is None
+        for name, yes in zip(spec.action_names, needed, strict=True)
+        if yes and spec.measured(name) is None
     ]
     if problems:
         title = 'action.limits: rates are limited from where the robot is, which is not measured'

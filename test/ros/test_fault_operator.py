@@ -1,0 +1,146 @@
+"""What the robot does when a person, another program or the robot itself says stop."""
+
+from dataclasses import replace
+
+import pytest
+
+pytest.importorskip('rclpy', reason="needs rclpy: extra 'ros' or a sourced ROS 2")
+
+from fault_judge import seconds
+import fault_robot as fault
+import numpy as np
+from std_msgs.msg import Bool, Float64MultiArray
+
+pytest_plugins = ['fault_rig']
+LOOK_S = 0.5  # that often the node looks who is on its topics
+
+
+def test_disabling_stops_within_the_limits(rig):
+    one = rig().start()
+    row = one.suffer(lambda: one.enable(False), 'disarmed', 'stopping, then disarmed')
+    one.check_stop(row, 0.0)
+    one.go()
+    one.check_limits()
+
+
+def test_an_emergency_stop_silences_the_node_at_once(rig):
+    one = rig().start()
+    estop = one.arm.node.create_publisher(Bool, '/policy_node/estop', 5)
+    one.until(lambda: estop.get_subscription_count() > 0, 'a listener')
+    row = one.suffer(lambda: estop.publish(Bool(data=True)), 'fault', 'emergency stop is pressed')
+    assert row.standstill_s <= one.judge.period_s + one.slack_s
+    silent = [tick for tick in row.ticks if not tick.is_policy]
+    assert all(tick.values is None for tick in silent)  # its own brakes stop the robot
+    refused = one.reset()
+    assert not refused.success
+    assert 'emergency stop' in refused.message
+    estop.publish(Bool(data=False))
+    one.recover()
+    one.check_limits()
+
+
+@pytest.mark.parametrize('how', ['released', 'silent'])
+def test_a_deadman_switch_that_is_let_go_stops_the_robot(rig, how):
+    watch = replace(fault.SPEC.runtime.watch, deadman_timeout_s=0.6)
+    one = rig(replace(fault.SPEC, runtime=replace(fault.SPEC.runtime, watch=watch)))
+    one.activate()
+    switch = one.arm.node.create_publisher(Bool, '/policy_node/deadman', 5)
+
+    def hold():
+        return one.arm.node.create_timer(0.05, lambda: switch.publish(Bool(data=True)))
+
+    def let_go():
+        one.arm.node.destroy_timer(held)
+        if how == 'released':
+            switch.publish(Bool(data=False))
+
+    held = hold()
+    one.wait_motion()  # pressing it enables
+    row = one.suffer(let_go, 'disarmed', 'deadman switch is released')
+    one.check_stop(row, 0.05 if how == 'released' else 0.6)
+    assert not one.enable().success
+    held = hold()
+    one.wait_motion()
+    one.check_limits()
+
+
+def test_somebody_else_who_commands_the_robot_is_a_fault(rig, graph):
+    one, others = rig().start(), []
+
+    def come():
+        others.append(graph.node.create_publisher(Float64MultiArray, fault.COMMANDS, 1))
+
+    row = one.suffer(come, 'fault', f'/observer on {fault.COMMANDS}')
+    one.check_stop(row, 2 * LOOK_S)
+    refused = one.reset()
+    assert not refused.success
+    assert '/observer' in refused.message
+    graph.node.destroy_publisher(others[0])
+    one.recover()
+    one.check_limits()
+
+
+def test_commands_stop_while_nobody_takes_them_and_go_on_from_where_the_robot_is(rig):
+    watch = replace(fault.SPEC.runtime.watch, tracking_error=None)  # its fault would come first
+    one = rig(replace(fault.SPEC, runtime=replace(fault.SPEC.runtime, watch=watch))).start()
+    row = one.suffer(one.arm.be_deaf, 'hold', f'nobody subscribes to {fault.COMMANDS}')
+    # Nobody hears the stop, but it is commanded.
+    last = [tick for tick in row.ticks if tick.values is not None][-1]
+    assert last.at_s - row.ticks[0].at_s <= 2 * LOOK_S + one.judge.stop_s + one.slack_s
+    where, heard = one.arm.position, len(one.arm.commands)
+    assert np.abs(where - last.values).max() > 0.02  # it was led away from the robot
+    one.arm.listen()
+    one.wait_motion()  # by itself
+    first = np.array(one.arm.commands[heard][1].data)
+    assert (np.abs(first - where) <= one.judge.velocity * 5 * one.judge.period_s).all()
+    one.check_limits()
+
+
+def test_an_arm_that_is_stuck_is_a_fault(rig):
+    one = rig().start()
+    watch = fault.SPEC.runtime.watch
+    row = one.suffer(lambda: setattr(one.arm, 'follows', False), 'fault', 'does not follow')
+    one.check_stop(row, watch.tracking_error / (one.judge.velocity[0] / 3) + watch.tracking_s)
+    # It stopped where it was told to be, not where it is.
+    last = [tick.values for tick in row.ticks if tick.values is not None][-1]
+    assert np.abs(last - one.arm.position).max() > watch.tracking_error / 2
+    one.arm.follows = True
+    one.recover()
+    one.check_limits()
+
+
+def test_the_speed_can_be_changed_in_motion(rig):
+    one = rig().start()
+    for scale in (0.25, 1.0, 0.0, 0.5):
+        first, heard = len(one.ticks), len(one.arm.commands)
+        assert one.set('speed_scale', scale).successful
+        # Down from the largest velocity to the scaled one, and then it is kept.
+        one.until(
+            lambda first=first: seconds(one.ticks[first:]) > one.judge.stop_s + 1.0, 'a second'
+        )
+        one.row(one.ticks[first].at_s, first, heard, f'speed_scale {scale}')
+        late = [
+            i
+            for i in range(first, len(one.ticks))
+            if seconds(one.ticks[first:i]) > one.judge.stop_s
+        ]
+        for i in late:
+            step = np.abs(one.ticks[i].values - one.ticks[i - 1].values)
+            assert (
+                step <= scale * one.judge.velocity * one.ticks[i].step_s * (1 + 1e-6) + 1e-9
+            ).all()
+        if scale == 1.0:
+            one.wait_motion()
+
+
+def test_in_shadow_mode_the_robot_is_not_commanded(rig, graph):
+    shadow = graph.listen(Float64MultiArray, '/policy_node/shadow')
+    one = rig(shadow=True).start()
+    # Further than the robot could be behind: it does not follow, and is not meant to.
+    one.until(lambda: seconds(one.ticks) > 2.0, 'two seconds of commands')
+    one.wait_motion()
+    shadow.wait(count=50)
+    assert not one.arm.commands
+    one.enable(False)
+    one.wait_rest()
+    one.check_limits()
