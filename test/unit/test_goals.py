@@ -3,8 +3,10 @@
 from dataclasses import replace
 
 import cv2
+from engine_parts import CONFIG, GOALS, make_engine
 import numpy as np
 import pytest
+import torch
 from vqbet_ros.data.align import align
 from vqbet_ros.data.bag import Bag
 from vqbet_ros.data.episode import Episode
@@ -186,3 +188,22 @@ def test_a_path_may_look_like_a_number(tmp_path):
     assert GoalName.parse(str(path)) == GoalName(str(path), path)
     for rest, episode, frame in ((':7', None, 7), (':episode/2', 2, None), (':episode/2:7', 2, 7)):
         assert GoalName.parse(f'{path}{rest}') == GoalName(f'{path}{rest}', path, episode, frame)
+
+
+def test_a_policy_takes_what_is_read_and_keeps_it_when_the_next_does_not_fit(dataset, tmp_path):
+    engine = make_engine(replace(CONFIG, temperature=0.0), SPEC)
+
+    def decision():
+        state = torch.full((1, CONFIG.history, 2), 100.0)
+        return engine.decode(torch.zeros(1, CONFIG.history, 1, 6), state, None).actions
+
+    without = decision()
+    goal = read_goal(f'{dataset}:episode/1', SPEC, GOALS)
+    engine.set_goal(goal.images, goal.state)
+    with_goal = decision()
+    assert not torch.equal(with_goal, without)
+    cv2.imwrite(str(tmp_path / 'goal.png'), np.zeros((96, 96, 3), np.uint8))
+    picture = read_goal(str(tmp_path / 'goal.png'), SPEC, GOALS)
+    with pytest.raises(ConfigError, match='state: got nothing'):
+        engine.set_goal(picture.images, picture.state)
+    assert torch.equal(decision(), with_goal)
