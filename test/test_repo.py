@@ -21,7 +21,6 @@ LONG_FILES = {
     'vqbet_ros/data/messages.py': 'one table of message types and what decodes each',
     'vqbet_ros/policy/engine.py': 'one class and the protocols of what it is given',
     'vqbet_ros/ros/pipeline.py': 'two threads and the one state that they share',
-    'vqbet_ros/ros/policy_node.py': 'wiring of one node: its transitions, callbacks and threads',
     'vqbet_ros/runtime/supervisor.py': 'one state machine: its transitions belong together',
     'vqbet_ros/spec.py': 'one contract: splitting it would hide that its parts check each other',
 }
