@@ -20,6 +20,7 @@ from trajectory_msgs.msg import JointTrajectory
 from vqbet_ros.errors import ConfigError
 from vqbet_ros.message_types import pose_channels, twist_channels
 from vqbet_ros.resources import resource
+from vqbet_ros.ros.commands.active_check import inactive
 from vqbet_ros.ros.commands.commands import Commands
 from vqbet_ros.ros.commands.gripper_action import goal_of
 from vqbet_ros.ros.commands.servo_joint import jog
@@ -191,6 +192,20 @@ def test_the_rest_of_a_chunk_and_its_stop(commander, listen):
     commands.follow(due, past, NOW_NS)  # nothing is left of it
     commands.follow(due, chunk, NOW_NS)
     assert len(listener.wait(count=3).points) == 6
+
+
+@pytest.mark.parametrize(
+    ('states', 'problem'),
+    [
+        ([('arm', 'active'), ('other', 'inactive')], None),
+        ([], None),  # a controller of another manager
+        ([('arm', 'inactive')], 'arm is inactive: ros2 control switch_controllers --activate arm'),
+        ([('arm', 'unconfigured')], 'arm is unconfigured'),
+    ],
+)
+def test_a_controller_that_is_not_active_is_a_problem(states, problem):
+    found = inactive('arm', states)
+    assert found is None if problem is None else found is not None and problem in found
 
 
 @pytest.mark.parametrize('interface', ['cartesian_pose', 'servo_pose'])

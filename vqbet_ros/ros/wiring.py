@@ -17,6 +17,7 @@ from vqbet_ros.data.cdr import same_content, warm_up
 from vqbet_ros.data.messages import DECODERS
 from vqbet_ros.ros import qos
 from vqbet_ros.ros.checkpoints import apply_goal, robot_spec
+from vqbet_ros.ros.commands.active_check import ActiveCheck, INTERFACES
 from vqbet_ros.ros.commands.commands import Commands
 from vqbet_ros.ros.goals import Goals
 from vqbet_ros.ros.inputs import Input
@@ -115,6 +116,10 @@ class Wiring:
             self.inputs.append(Input(node, part, self.pipeline))
             self._undo.append(self.inputs[-1].destroy)
         self._neighbours = Neighbours(node, () if parameters.shadow else _topics(action))
+        self._active: ActiveCheck | None = None
+        if action.command_interface in INTERFACES and not parameters.shadow:
+            self._active = ActiveCheck(node, node.resolve_topic_name(action.command_topic))
+            self._undo.append(self._active.destroy)
         timer = node.create_timer(
             _LOOK_EVERY_S, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME)
         )
@@ -195,7 +200,8 @@ class Wiring:
             self.pipeline.foreign_publishers = self._neighbours.publishers()
         unheard = ', '.join(self._neighbours.unheard())
         absent = f'nobody subscribes to {unheard}' if unheard else ''
-        self.pipeline.controller = self._commands.problem or absent
+        inactive = None if self._active is None else self._active.problem
+        self.pipeline.controller = self._commands.problem or inactive or absent
 
     def _now_ns(self) -> int:
         return int(self._node.get_clock().now().nanoseconds)
