@@ -72,6 +72,8 @@ def test_what_cannot_be_a_goal_is_refused(dataset, tmp_path):
         read_goal(f'{dataset}:episode/1:3', SPEC, steps=1)
     with pytest.raises(ConfigError, match='no such dataset or picture, nor bag'):
         read_goal(str(tmp_path / 'nowhere'), SPEC, steps=1)
+    with pytest.raises(ConfigError, match=r'too long|no such'):
+        read_goal('x' * 5000, SPEC, steps=1)
     with pytest.raises(BadDataset):
         read_goal(str(tmp_path), SPEC, steps=1)
     with pytest.raises(SpecMismatch):

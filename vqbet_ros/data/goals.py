@@ -56,8 +56,15 @@ class GoalName:
         """Take a goal's name apart; cheap, reads nothing.
 
         Raises:
-            ConfigError: There is nothing at the path, or a picture with a frame.
+            ConfigError: There is nothing at the path that may be read, or a picture with a frame.
         """
+        try:
+            return cls._parsed(text)
+        except OSError as error:  # no permission, or no name that a file can have
+            raise ConfigError(f"goal '{text}': {error}") from error
+
+    @classmethod
+    def _parsed(cls, text: str) -> 'GoalName':
         named = _NAME.fullmatch(text)
         if named is None or Path(text).exists():
             name = cls(text, Path(text))
@@ -111,11 +118,14 @@ def read_goal(
         SpecMismatch: The dataset or bag is of another robot; lists every difference.
     """
     name = GoalName.parse(text)
-    if name.kind == 'dataset':
-        return _from_dataset(name, spec, steps)
-    if name.kind == 'bag':
-        return _from_bag(name, spec, steps, cancelled)
-    return _from_picture(name, spec, steps)
+    try:
+        if name.kind == 'dataset':
+            return _from_dataset(name, spec, steps)
+        if name.kind == 'bag':
+            return _from_bag(name, spec, steps, cancelled)
+        return _from_picture(name, spec, steps)
+    except OSError as error:
+        raise name.error(f'cannot be read: {error}') from error
 
 
 def _from_dataset(name: GoalName, spec: RobotSpec, steps: int) -> GoalData:
