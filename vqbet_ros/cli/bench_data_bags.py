@@ -14,6 +14,7 @@ BAGS = 4
 RATE_HZ, JOINTS_HZ = 10, 50
 HEIGHT_PX, WIDTH_PX = 480, 640
 JPEG_QUALITY = 90
+PICTURES = 50  # that are drawn for each bag, and shown again and again: drawing takes long
 BEGIN_NS = 1_700_000_000_000_000_000
 SPEC = """
 robot: bench
@@ -69,6 +70,14 @@ def write_bags(folder: Path, seconds: float) -> None:
         return bytes(store.serialize_cdr(types[kind](*fields), kind))
 
     for index in range(BAGS):
+        jpegs = [
+            cv2.imencode(
+                '.jpg',
+                scene(HEIGHT_PX, WIDTH_PX, index * 10_000 + k),
+                [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY],
+            )[1].reshape(-1)
+            for k in range(PICTURES)
+        ]
         texts = {'vqbet.spec': spec.to_yaml(), 'vqbet.outcome': 'success'}
         writer = BagWriter(folder / f'bench_{index}', BagOptions(), texts)
         joints, image, commands = (
@@ -83,12 +92,9 @@ def write_bags(folder: Path, seconds: float) -> None:
             writer.write(joints, state, stamp_ns, stamp_ns, tick)
             if tick % (JOINTS_HZ // RATE_HZ):
                 continue
-            number = tick // (JOINTS_HZ // RATE_HZ) + index * 10_000
-            picture = scene(HEIGHT_PX, WIDTH_PX, number)
-            jpeg = cv2.imencode('.jpg', picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
-            frame = payload(
-                'sensor_msgs/msg/CompressedImage', header(stamp_ns), 'jpeg', jpeg.reshape(-1)
-            )
+            number = tick // (JOINTS_HZ // RATE_HZ)
+            jpeg = jpegs[number % PICTURES]
+            frame = payload('sensor_msgs/msg/CompressedImage', header(stamp_ns), 'jpeg', jpeg)
             writer.write(image, frame, stamp_ns, stamp_ns, number)
             command = payload('std_msgs/msg/Float64MultiArray', layout, values)
             writer.write(commands, command, stamp_ns, stamp_ns, number)

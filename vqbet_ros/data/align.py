@@ -122,6 +122,8 @@ class _Alignment:
             self._by_topic.setdefault(track.part.topic, []).append(track)
         for command in self._commands:
             self._by_topic.setdefault(command.source.topic, []).append(command)
+        self._all_streams = tuple(self._streams.values())
+        self._period_ns = spec.period_ns
         self._lookback_ns = 2 * max(part.max_age_ns for part in spec.streams)
         self._measured = np.array(
             [-1 if (i := spec.measured(n)) is None else i for n in spec.action_names]
@@ -142,12 +144,12 @@ class _Alignment:
             newest_ns = track.newest_ns
             if newest_ns is not None and stamp_ns < newest_ns - CLOCK_RESET_NS:
                 self._begin_anew(track.label, newest_ns, stamp_ns)
-            if self._tick_ns is not None and stamp_ns < self._tick_ns - self._spec.period_ns:
+            if self._tick_ns is not None and stamp_ns < self._tick_ns - self._period_ns:
                 self._problems.count(track.label, 'came too late', stamp_ns)
             track.insert(Sample(stamp_ns, message.payload), message.log_ns)
-        newest = [t.newest_ns for t in self._streams.values() if t.newest_ns is not None]
+        newest = [t.newest_ns for t in self._all_streams if t.newest_ns is not None]
         if newest:
-            self._advance(max(newest) - DISORDER_NS - self._spec.period_ns)
+            self._advance(max(newest) - DISORDER_NS - self._period_ns)
 
     def finish(self) -> None:
         """Make the last ticks, up to where the first stream ends."""
@@ -217,7 +219,7 @@ class _Alignment:
         before = self._tick_ns
         while self._tick_ns <= until_ns:
             self._tick(self._tick_ns)
-            self._tick_ns += self._spec.period_ns
+            self._tick_ns += self._period_ns
         if self._tick_ns != before:
             self._prune(self._tick_ns)
 
@@ -227,14 +229,14 @@ class _Alignment:
         due = [track.first_ns for track in self._commands]
         times = [
             *firsts,
-            *(None if first is None else first - self._spec.period_ns for first in due),
+            *(None if first is None else first - self._period_ns for first in due),
         ]
         known = [time for time in times if time is not None]
         return max(known) if len(known) == len(times) else None
 
     def _phase(self, begin_ns: int) -> int:
         slowest = min(self._spec.streams, key=lambda part: part.rate_hz)
-        period_ns = self._spec.period_ns
+        period_ns = self._period_ns
         stamps = np.array([s.stamp_ns for s in self._samples[slowest.stream]], dtype=np.int64)
         stamps = stamps[(stamps >= begin_ns) & (stamps <= begin_ns + _PHASE_NS)]
         if len(stamps) == 0:
@@ -258,7 +260,7 @@ class _Alignment:
         ages_ns: dict[str, int] = {}
         lacking = []
         for track in self._commands:
-            due_ns = time_ns + self._spec.period_ns
+            due_ns = time_ns + self._period_ns
             command = track.at(due_ns)
             if isinstance(command, str):
                 lacking.append(str(Reason(ReasonKind.GAP, command, track.label)))

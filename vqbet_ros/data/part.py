@@ -70,7 +70,8 @@ def make_part(task: Task) -> Result:
         BadDataset: The part could not be written: a full disk, for example.
     """
     try:
-        return Result(task.bag, _made(task))
+        with Bag.reading(task.bag) as bag:
+            return Result(task.bag, _made(task, bag))
     except GapFound as error:
         raise GapFound(f'{task.bag}: {error}') from error
     except BadDataset as error:
@@ -104,8 +105,7 @@ def outcome_of(bag: Bag) -> Outcome:
     raise BadBag(f"{bag.path}: its outcome is '{text}', expected one of {', '.join(OUTCOMES)}")
 
 
-def _made(task: Task) -> BagEntry:
-    bag = Bag.open(task.bag)
+def _made(task: Task, bag: Bag) -> BagEntry:
     spec = spec_of(bag, task.spec, task.dataset_spec)
     spec = bag.require(spec)  # raw cameras may have been recorded compressed
     outcome, sha256 = outcome_of(bag), bag.sha256()

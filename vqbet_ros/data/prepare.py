@@ -17,6 +17,7 @@ from typing import Any
 import uuid
 import warnings
 
+import cv2
 import joblib
 from vqbet_ros.data.align import Gaps
 from vqbet_ros.data.bag import Bag, METADATA, STORAGES
@@ -28,6 +29,7 @@ from vqbet_ros.data.store import Dataset
 from vqbet_ros.data.writer import DatasetWriter
 from vqbet_ros.errors import BadBag, VqbetError
 from vqbet_ros.spec import RobotSpec
+from vqbet_ros.structured import load_yaml
 
 PARTS = '.parts'
 SOURCE = 'bags'
@@ -151,10 +153,11 @@ class Preparation:
             for index, bag in enumerate(self.bags)
         ]
         try:
-            # Ctrl-C is this process's to handle: it ends the others, who would each say so.
-            local = joblib.parallel_config('loky', initializer=_ignore_interrupts)
+            local = joblib.parallel_config('loky', initializer=_begin_process)
             with cluster or local:
-                pool = joblib.Parallel(n_jobs=jobs, return_as='generator', batch_size=1)
+                pool = joblib.Parallel(
+                    n_jobs=max(1, min(jobs, len(tasks))), return_as='generator', batch_size=1
+                )
                 with _closing(pool(joblib.delayed(make_part)(task) for task in tasks)) as results:
                     for task, result in zip(tasks, results, strict=True):
                         yield self._take(task, result)
@@ -223,17 +226,25 @@ def find_bags(paths: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def _ignore_interrupts() -> None:
+def _begin_process() -> None:
+    # Ctrl-C is the first process's to handle: it ends the others, who would each say so.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(1)  # there are as many processes as CPUs
 
 
 def expected_steps(bag: Path, rate_hz: float) -> int:
-    """Return about how many steps a bag will give; 0 for one that cannot be read."""
+    """Return about how many steps a bag will give; 0 for one that cannot be read.
+
+    Of a folder, its metadata alone are looked at, which takes a moment however large the bag is.
+    """
     try:
+        if (bag / METADATA).is_file():
+            about = load_yaml(bag / METADATA)['rosbag2_bagfile_information']
+            return round(int(about['duration']['nanoseconds']) * rate_hz / 1e9)
         opened = Bag.open(bag)
-    except VqbetError:
+        return round((opened.end_ns - opened.start_ns) * rate_hz / 1e9)
+    except (VqbetError, KeyError, TypeError, ValueError):
         return 0  # it is reported when its turn comes
-    return round((opened.end_ns - opened.start_ns) * rate_hz / 1e9)
 
 
 @contextmanager

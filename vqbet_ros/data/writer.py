@@ -16,6 +16,7 @@ from vqbet_ros.data.layout import (
     INDEX,
     is_empty_dir,
     npy_header,
+    read_index,
     VERSION,
     write_atomically,
 )
@@ -156,6 +157,7 @@ class DatasetWriter:
             for name in self._columns:
                 self._count(name, rows)
             self._commit(ends, outcomes)
+            self._ends, self._outcomes = ends, outcomes
         except OSError as error:
             self._drop_uncommitted()
             raise BadDataset(
@@ -164,9 +166,12 @@ class DatasetWriter:
                 'kept. Free some space, or choose another place'
             ) from error
         except BaseException:
-            self._drop_uncommitted()
+            # Ctrl-C may come when all of it is on the disk, and only not yet known here.
+            if read_index(self.path)['num_episodes'] == self.num_episodes:
+                self._drop_uncommitted()
+            else:
+                self._ends, self._outcomes = ends, outcomes
             raise
-        self._ends, self._outcomes = ends, outcomes
 
     def _arrays(self, piece: Episode, index: int) -> dict[str, NDArray[Any]]:
         problems = piece.misfits(self.spec, self.target_names)
