@@ -32,7 +32,7 @@ def engine():
 def encoded(engine):
     """Count the images that the encoder sees."""
     seen = []
-    engine.policy.encoder.register_forward_hook(
+    engine._runner.program.encoder.register_forward_hook(
         lambda module, args, out: seen.append(len(args[0]))
     )
     return seen
@@ -90,7 +90,7 @@ def test_frames_between_those_of_an_observation_are_kept(engine, encoded):
         state = recording.state[[newest - 4, newest - 2, newest]]
         engine.plan(Observation(frames, state, np.ones(HISTORY, bool)))
     assert sum(encoded) == 2 * 12
-    assert len(engine._cache) == 2 * 5  # and no more than the observation spans
+    assert len(engine._rows) == 2 * 5  # and no more than the observation spans
 
 
 def test_a_frame_that_stands_for_two_steps_is_encoded_once(engine, encoded):

@@ -7,7 +7,7 @@ channels, G code layers, H x W_px an image.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +15,17 @@ import torch
 from torch import Tensor
 from vqbet_ros.errors import ConfigError
 from vqbet_ros.policy.checkpoint import load_checkpoint
+from vqbet_ros.policy.feature_rows import FeatureRows, Key, NOTHING
+from vqbet_ros.policy.graphs import GraphRunner
 from vqbet_ros.policy.heads import gumbel_noise, Stay
 from vqbet_ros.policy.policy import Goal, Policy
+from vqbet_ros.policy.runner import Question, Runner
 from vqbet_ros.policy.vqbet import Decoded
 from vqbet_ros.spec import RobotSpec
+
+Precision = Literal['float32', 'bfloat16', 'float16']
+KEPT = 4
+"""Observations whose frames there is room for: a camera may be faster than the policy."""
 
 
 class Frame(Protocol):
@@ -69,7 +76,14 @@ class PolicyOutput:
 class Engine:
     """A policy ready to run; not thread-safe, one caller at a time."""
 
-    def __init__(self, policy: Policy, *, temperature: float | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        temperature: float | None = None,
+        seed: int = 0,
+        precision: Precision | None = None,
+    ) -> None:
         """Wrap a policy in evaluation mode.
 
         Args:
@@ -77,12 +91,24 @@ class Engine:
             temperature: 0 takes the most probable codes; otherwise they are drawn. None takes the
                 checkpoint's own.
             seed: Of the draws.
+            precision: Of encoder and trunk; codes and all that decodes them are float32. None
+                takes bfloat16 on a GPU, float32 elsewhere.
         """
         self.policy = policy.eval().requires_grad_(False)
         self.temperature = policy.config.temperature if temperature is None else temperature
         self._generator = torch.Generator().manual_seed(seed)
-        self._cache: dict[tuple[str, int], Tensor] = {}
         self._goal: Goal | None = None
+        kind: type[Runner] = Runner
+        if policy.device.type == 'cuda':
+            kind = GraphRunner
+        frames = policy.config.history * len(policy.spec.cameras)
+        self._rows = FeatureRows(KEPT * frames)
+        self._runner = kind(
+            self.policy,
+            rows=self._rows.count,
+            temperature=self.temperature,
+            dtype=_dtype(precision, policy.device),
+        )
 
     @classmethod
     def load(
@@ -92,6 +118,7 @@ class Engine:
         threads: int | None = None,
         temperature: float | None = None,
         seed: int = 0,
+        precision: Precision | None = None,
     ) -> 'Engine':
         """Load a checkpoint directory.
 
@@ -101,6 +128,7 @@ class Engine:
             threads: CPU threads of the whole process; None leaves them.
             temperature: See `Engine`.
             seed: See `Engine`.
+            precision: See `Engine`.
 
         Raises:
             BadCheckpoint: See `load_checkpoint`.
@@ -108,7 +136,7 @@ class Engine:
         if threads is not None:
             torch.set_num_threads(threads)
         loaded = load_checkpoint(checkpoint, device)
-        return cls(loaded.policy, temperature=temperature, seed=seed)
+        return cls(loaded.policy, temperature=temperature, seed=seed, precision=precision)
 
     @property
     def spec(self) -> RobotSpec:
@@ -137,7 +165,7 @@ class Engine:
 
     def reset(self) -> None:
         """Forget the features of earlier frames."""
-        self._cache.clear()
+        self._rows.clear()
 
     def set_goal(
         self,
@@ -155,6 +183,7 @@ class Engine:
         """
         if images is None:
             self._goal = None
+            self._runner.set_goal(None)
             return
         spec = self.spec
         problems = []
@@ -187,8 +216,8 @@ class Engine:
             copy = np.array(state, dtype=np.float32)  # the caller may go on writing to its own
             tensor = torch.from_numpy(copy).to(self.policy.device)[None]  # (1, g, S)
         self._goal = Goal(features, tensor)
+        self._runner.set_goal(self._goal)
 
-    @torch.inference_mode()
     def plan(
         self, observation: Observation, *, running: int | None = None, hysteresis: float = 0.0
     ) -> PolicyOutput:
@@ -209,38 +238,37 @@ class Engine:
         codes = self.policy.config.codebook_size
         if running is not None and not 0 <= running < codes:
             raise ValueError(f'running: got {running}, expected a code from 0 to {codes - 1}')
-        decoded = self.decode(
-            self._features(observation),
-            torch.as_tensor(observation.state)[None],
-            torch.as_tensor(observation.valid)[None],
-            Stay(
-                torch.tensor([-1 if running is None else running], device=self.policy.device),
-                torch.tensor(hysteresis, dtype=torch.float32, device=self.policy.device),
-            ),
+        answer = self._runner.decide(
+            Question(
+                rows=self._encoded(observation),
+                state=np.asarray(observation.state, dtype=np.float32),
+                present=observation.valid,
+                noise=self._noise(1),
+                running=-1 if running is None else running,
+                hysteresis=hysteresis,
+            )
         )
-        probabilities = decoded.probabilities[0, 0].cpu().numpy()
         return PolicyOutput(
-            actions=decoded.actions[0].float().cpu().numpy(),
-            codes=decoded.codes[0].cpu().numpy(),
-            probabilities=probabilities,
-            confidence=float(probabilities.max()),
+            answer.actions, answer.codes, answer.probabilities, float(answer.probabilities.max())
         )
 
     def warm_up(self) -> None:
-        """Decide a few times on empty observations, so that the first real one is not slow."""
+        """Run everything a few times, so that the first real plan is as fast as the others."""
         draws = self._generator.get_state()
-        device, spec = self.policy.device, self.spec
-        for _ in range(3):
-            features = None
-            if spec.cameras:
-                images = {
-                    c.name: np.zeros((1, c.height, c.width, 3), np.uint8) for c in spec.cameras
-                }
-                features = self.encode(images).expand(self.history, -1, -1)[None]
-            state = torch.zeros(1, self.history, spec.state_dim, device=device)
-            present = torch.ones(1, self.history, dtype=torch.bool, device=device)
-            for there in (present, present.cumsum(1) == self.history):
-                self.decode(features, state, there).actions.cpu()
+        history, cameras = self.history, self.spec.cameras
+        for _ in range(5):
+            for camera in cameras:
+                image = np.zeros((camera.height, camera.width, 3), np.uint8)
+                self._runner.encode(image, self._rows.scratch)
+            for present in (np.ones(history, bool), np.arange(history) == history - 1):
+                self._runner.decide(
+                    Question(
+                        rows=[[self._rows.scratch] * len(cameras)] * history,
+                        state=np.zeros((history, self.spec.state_dim), np.float32),
+                        present=present,
+                        noise=self._noise(1),
+                    )
+                )
         self._generator.set_state(draws)
 
     @torch.inference_mode()
@@ -275,11 +303,7 @@ class Engine:
             See `Policy.act`.
         """
         device, batch = self.policy.device, state.shape[0]
-        noise = None
-        if self.temperature > 0.0:
-            tokenizer = self.policy.vqbet.tokenizer
-            shape = (batch, tokenizer.layers, tokenizer.codebook_size)
-            noise = gumbel_noise(shape, self._generator).to(device)
+        noise = self._noise(batch)
         goal = self._goal
         if goal is not None and batch > 1:
             goal = Goal(
@@ -294,55 +318,40 @@ class Engine:
             None if present is None else present.to(device),
             goal,
             temperature=self.temperature,
-            noise=noise,
+            noise=None if noise is None else noise.to(device),
             stay=stay,
         )
 
-    def _features(self, observation: Observation) -> Tensor | None:
-        """Gather the history's features (1, h, n, F), encoding only frames not seen before."""
-        if not self.spec.cameras:
+    def _noise(self, batch: int) -> Tensor | None:
+        """Draw what `CodeHead.choose` needs, (batch, G, C)."""
+        if self.temperature <= 0.0:
             return None
-        width = self.policy.config.vision.features
-        used: dict[tuple[str, int], Tensor] = {}
-        rows = []
+        tokenizer = self.policy.vqbet.tokenizer
+        return gumbel_noise((batch, tokenizer.layers, tokenizer.codebook_size), self._generator)
+
+    def _encoded(self, observation: Observation) -> list[list[int]]:
+        """Return the rows (h, n) of the frames' features, encoding only frames not seen before."""
+        frames: dict[Key, Frame] = {}
+        wanted: list[list[Key | None]] = []
         for step in observation.frames:
-            if step is None:
-                empty = torch.zeros(len(self.spec.cameras), width, device=self.policy.device)
-                rows.append(empty)
-                continue
-            row = []
-            for camera in self.spec.cameras:
-                frame = step[camera.name]
-                key = (camera.name, frame.stamp_ns)
-                if key not in used:
-                    used[key] = (
-                        self._cache[key] if key in self._cache else self._encode(frame.image)
-                    )
-                row.append(used[key])
-            rows.append(torch.stack(row))
-        self._forget(used)
-        return torch.stack(rows)[None]
+            keys: list[Key | None] = [None] * len(self.spec.cameras)
+            if step is not None:
+                for number, camera in enumerate(self.spec.cameras):
+                    frame = step[camera.name]
+                    keys[number] = key = (camera.name, frame.stamp_ns)
+                    frames.setdefault(key, frame)
+            wanted.append(keys)
+        for key in self._rows.keep(frames):
+            self._runner.encode(frames[key].image, self._rows.next_row())
+            self._rows.take(key)
+        return [[NOTHING if key is None else self._rows[key] for key in keys] for keys in wanted]
 
-    def _forget(self, used: dict[tuple[str, int], Tensor]) -> None:
-        """Keep what this observation used, and what lies between: the next one may take it.
 
-        A camera that is faster than the policy gives an observation every other frame or so, and
-        the observation after it those in between.
-        """
-        span: dict[str, tuple[int, int]] = {}
-        for camera, stamp_ns in used:
-            first_ns, last_ns = span.get(camera, (stamp_ns, stamp_ns))
-            span[camera] = (min(first_ns, stamp_ns), max(last_ns, stamp_ns))
-        kept = {
-            (camera, stamp_ns): feature
-            for (camera, stamp_ns), feature in self._cache.items()
-            if camera in span and span[camera][0] <= stamp_ns <= span[camera][1]
-        }
-        self._cache = {**kept, **used}
-
-    def _encode(self, image: NDArray[np.uint8]) -> Tensor:
-        pixels = _tensor(image).to(self.policy.device)
-        return self.policy.encode(pixels[None])[0]  # (F,)
+def _dtype(precision: Precision | None, device: torch.device) -> torch.dtype:
+    if precision is None:
+        precision = 'bfloat16' if device.type == 'cuda' else 'float32'
+    dtype: torch.dtype = getattr(torch, precision)
+    return dtype
 
 
 def _tensor(image: NDArray[np.uint8]) -> Tensor:

@@ -171,6 +171,19 @@ class OffsetHead(nn.Module):
         index = codes[:, :, None, None, None].expand(-1, layers, 1, chunk, action_dim)
         return every.gather(2, index).sum(dim=(1, 2))  # type: ignore[no-any-return]
 
+    def chosen(self, x: Tensor, codes: Tensor) -> Tensor:
+        """Do as `forward` for N = 1, without computing the corrections of other codes."""
+        layers, size, chunk, action_dim = self.shape
+        *before, last = self.net if isinstance(self.net, nn.Sequential) else [self.net]
+        for module in before:
+            x = module(x)
+        layer = torch.arange(layers, device=codes.device)
+        assert isinstance(last, nn.Linear), 'a head ends with one'
+        weight = last.weight.view(layers, size, chunk * action_dim, -1)[layer, codes[0]]
+        bias = last.bias.view(layers, size, chunk * action_dim)[layer, codes[0]]
+        every = weight @ x[0] + bias  # (G, W*A)
+        return every.sum(0).view(1, chunk, action_dim)
+
 
 def gumbel_noise(shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
     """Draw standard Gumbel noise on the CPU."""

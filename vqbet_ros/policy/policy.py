@@ -25,6 +25,8 @@ class Goal:
 class Policy(nn.Module):
     """Images and states in the robot's units to action chunks in the robot's units."""
 
+    measured: Tensor | None
+
     def __init__(
         self,
         config: ModelConfig,
@@ -71,7 +73,9 @@ class Policy(nn.Module):
             Normalizer(stats['state'], config.normalisation) if state_dim else None
         )
         self.normalize_action = Normalizer(stats['action'], config.normalisation)
-        self.measured = measured_columns(spec) if config.relative_actions else None
+        # A buffer, because an index that is no tensor is uploaded anew each time it is used.
+        measured = torch.tensor(measured_columns(spec)) if config.relative_actions else None
+        self.register_buffer('measured', measured, persistent=False)
         self.vqbet = VQBeT(
             tokenizer=ActionTokenizer(
                 chunk=config.chunk,

@@ -141,10 +141,10 @@ class VQBeT(nn.Module):
         Raises:
             ValueError: More steps than the policy has positions for.
         """
-        tokens, present = self._embed(observed, self.position, state=True, query=True)
+        tokens, present = self.embed(observed, self.position, state=True, query=True)
         steps = tokens.shape[1] // self.step_tokens
         if goal is not None:
-            goals, goal_present = self._embed(
+            goals, goal_present = self.embed(
                 goal, self.goal_position, state=self.goal_state, query=False
             )
             present = _join(goals, goal_present, tokens, present)
@@ -225,10 +225,17 @@ class VQBeT(nn.Module):
             metrics[f'code_accuracy_{layer + 1}'] = accuracy[layer]
         return code_loss + offset_weight * offset_loss, metrics
 
-    def _embed(
+    def embed(
         self, steps: Steps, position: Tensor, *, state: bool, query: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Return tokens (B, steps*K, D) with positions, and their presence (B, steps*K)."""
+        """Return tokens (B, steps*K, D) with positions, and their presence (B, steps*K).
+
+        Args:
+            steps: History or goal.
+            position: The positions of it.
+            state: Whether its steps have a state token.
+            query: Whether its steps have a query token.
+        """
         parts: list[Tensor] = []
         if self.feature_token is not None:
             assert steps.features is not None, 'the policy has cameras: features are needed'

@@ -1,0 +1,202 @@
+"""Layers for running alone: batch norm folded in, weights arranged once, what follows them fused.
+
+Layers that see few rows lose most of their time where weights are arranged anew at each call, as
+PyTorch's CPU layers do. oneDNN, which PyTorch brings along, runs on weights that were arranged
+once; these are the operators that torch.compile uses for that, called without a compiler. Where
+they are not to be had the same layers run as usual.
+
+Legend: N frames, C channels, T rows, D width.
+"""
+
+from collections.abc import Callable
+import logging
+from typing import Literal
+
+import torch
+from torch import nn, Tensor
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+Activation = Literal['none', 'relu', 'gelu']
+_PLAIN: dict[Activation, Callable[[Tensor], Tensor]] = {
+    'none': lambda x: x,
+    'relu': F.relu,
+    'gelu': F.gelu,
+}
+_ALGORITHM: dict[Activation, str] = {'none': '', 'relu': '', 'gelu': 'none'}  # gelu by erf
+log = logging.getLogger(__name__)
+
+
+class Dense(nn.Module):
+    """A linear layer, and what follows it."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, linear: nn.Linear, *, rows: int, dtype: torch.dtype, pack: bool) -> None:
+        """Take over a layer's weights.
+
+        Args:
+            linear: The layer; it is left as it is.
+            rows: Rows that it will mostly see.
+            dtype: Of weights and result.
+            pack: Whether oneDNN arranges the weights; see `can_pack`.
+        """
+        super().__init__()
+        self.pack = pack
+        weight = linear.weight.detach().to(dtype)
+        if pack:
+            weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
+        self.register_buffer('weight', weight)
+        self.register_buffer('bias', linear.bias.detach().to(dtype))
+
+    def forward(
+        self, x: Tensor, activation: Activation = 'none', add: Tensor | None = None
+    ) -> Tensor:
+        """Map rows (T, in) to activation(rows), or to rows + `add`; (T, out)."""
+        x = x.to(self.bias.dtype)
+        if not self.pack:
+            plain = _PLAIN[activation](F.linear(x, self.weight, self.bias))
+            return plain if add is None else add + plain
+        linear = torch.ops.mkldnn._linear_pointwise
+        if add is not None and add.dtype == x.dtype:
+            return linear.binary(x, add, self.weight, self.bias, 'add')  # type: ignore
+        y: Tensor = linear(x, self.weight, self.bias, activation, [], _ALGORITHM[activation])
+        return y if add is None else add + y
+
+
+class Convolution(nn.Module):
+    """A convolution with its norm, and what follows it."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(
+        self,
+        conv: nn.Conv2d,
+        norm: nn.Module,
+        *,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        pack: bool,
+    ) -> None:
+        """Take over the weights of a convolution and of its norm.
+
+        Args:
+            conv: The convolution; it is left as it is.
+            norm: Batch norm is folded into the weights, another one stays behind them.
+            shape: (N, C, h, w) that it will mostly see.
+            dtype: Of weights and result.
+            pack: Whether oneDNN arranges the weights; see `can_pack`.
+        """
+        super().__init__()
+        self.norm: nn.Module | None = None
+        if isinstance(norm, nn.BatchNorm2d):
+            conv = fuse_conv_bn_eval(conv, norm)
+        else:
+            self.norm = norm
+        assert not isinstance(conv.padding, str), 'a ResNet has numbers'
+        self.padding, self.stride = list(conv.padding), list(conv.stride)
+        self.pack = pack
+        weight = conv.weight.detach().to(dtype).contiguous(memory_format=torch.channels_last)
+        if pack:
+            weight = torch.ops.mkldnn._reorder_convolution_weight(
+                weight, self.padding, self.stride, [1, 1], 1, list(shape)
+            )
+        self.register_buffer('weight', weight)
+        self.register_buffer('bias', None if conv.bias is None else conv.bias.detach().to(dtype))
+
+    def forward(
+        self, x: Tensor, activation: Activation = 'relu', add: Tensor | None = None
+    ) -> Tensor:
+        """Map maps (N, C, h, w) to activation(maps + `add`)."""
+        if not self.pack or self.norm is not None:
+            y = self._convolve(x)
+            if self.norm is not None:
+                y = self.norm(y.float()).to(y.dtype)
+            return _PLAIN[activation](y if add is None else y + add)
+        if add is None:
+            return self._convolve(x, activation)
+        how = (self.weight, self.bias, self.padding, self.stride, [1, 1], 1)
+        convolve = torch.ops.mkldnn._convolution_pointwise.binary
+        return convolve(x, add, *how, 'add', 1.0, activation, [], None)  # type: ignore
+
+    def _convolve(self, x: Tensor, activation: Activation = 'none') -> Tensor:
+        if not self.pack:
+            return F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
+        how = (self.weight, self.bias, self.padding, self.stride, [1, 1], 1)
+        return torch.ops.mkldnn._convolution_pointwise(x, *how, activation, [], '')  # type: ignore
+
+
+class Residual(nn.Module):
+    """A residual block of torchvision's ResNets, basic or bottleneck."""
+
+    def __init__(
+        self, block: nn.Module, shapes: dict[nn.Module, tuple[int, ...]], **how: object
+    ) -> None:
+        """Take over a block.
+
+        Args:
+            block: It is left as it is.
+            shapes: What each of its convolutions sees.
+            how: See `Convolution`.
+        """
+        super().__init__()
+
+        def take(conv: nn.Module, norm: nn.Module) -> Convolution:
+            return Convolution(conv, norm, shape=shapes[conv], **how)  # type: ignore[arg-type]
+
+        numbers = [n for n in (1, 2, 3) if hasattr(block, f'conv{n}')]
+        pairs = [(getattr(block, f'conv{n}'), getattr(block, f'bn{n}')) for n in numbers]
+        *first, last = (take(*pair) for pair in pairs)
+        self.first, self.last = nn.ModuleList(first), last
+        shorter = getattr(block, 'downsample', None)
+        self.shortcut = None if shorter is None else take(*shorter)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, h, w) to (N, C', h', w')."""
+        shortcut = x if self.shortcut is None else self.shortcut(x, 'none')
+        for convolution in self.first:
+            x = convolution(x)
+        return self.last(x, add=shortcut)  # type: ignore[no-any-return]
+
+
+def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
+    """Tell whether oneDNN's layers are there and give what PyTorch's give; logs why not."""
+    if device.type != 'cpu' or not torch.backends.mkldnn.is_available():
+        return False
+    try:
+        error = _difference(dtype)
+    except (AttributeError, RuntimeError, TypeError) as problem:
+        # AttributeError: no such operator; RuntimeError: not for this CPU; TypeError: it takes
+        # other arguments than those known here.
+        log.warning('packed layers are not used: %s', str(problem).splitlines()[0])
+        return False
+    if error > 1e-2:
+        log.warning('packed layers are not used: they differ by %g from plain ones', error)
+    return error <= 1e-2
+
+
+@torch.inference_mode()
+def _difference(dtype: torch.dtype) -> float:
+    """Return by how much packed layers differ from plain ones, of values around 1."""
+    linear, norm = nn.Linear(32, 32), nn.BatchNorm2d(16).eval()
+    conv = nn.Conv2d(16, 16, 3, padding=1, bias=False).eval()
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(5, 32, generator=generator)
+    maps = torch.randn(1, 16, 6, 6, generator=generator)
+    maps = maps.to(dtype, memory_format=torch.channels_last)
+    results = []
+    for pack in (False, True):
+        dense = Dense(linear, rows=5, dtype=dtype, pack=pack)
+        convolution = Convolution(conv, norm, shape=(1, 16, 6, 6), dtype=dtype, pack=pack)
+        results.append(
+            (
+                dense(x),
+                dense(x, 'gelu'),
+                dense(x, add=x.to(dtype)),
+                convolution(maps),
+                convolution(maps, add=maps),
+            )
+        )
+    return max(float((a - b).abs().max()) for a, b in zip(*results, strict=True))
