@@ -4,7 +4,7 @@ SHELL := bash
 .ONESHELL:
 .SILENT:
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint bench clean
+.PHONY: help venv demo test lint bench bench-peers clean
 
 # python3 that .venv is made with; with ROS 2 it must be the one that ROS 2 was built for.
 PYTHON ?= python3
@@ -43,7 +43,8 @@ help:
 	echo 'make demo    a simulated robot and the policy over real ROS 2, in two processes; results in out/demo/'
 	echo 'make test    every test'
 	echo 'make lint    ruff (format and lint) and mypy'
-	echo 'make bench   measures the recorder: vqbet bench record; results in out/bench/'
+	echo 'make bench   what this machine can do; results in out/bench/; BENCH=train and the like for one alone'
+	echo 'make bench-peers   LeRobot 0.4.4 beside ours, in an environment of its own, .peers (6 GB)'
 	echo 'make venv    .venv alone: done by the ones above when it is needed'
 	echo 'make clean   remove .venv, caches, out/, what colcon built, left-over shared memory'
 
@@ -97,11 +98,33 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# Any of vqbet's benches; ARGS is for all of them, so give it with one alone.
+BENCH ?= inference train data record
 bench: $(STAMP)
 	$(SWEEP)
-	$(BIN)/vqbet bench record --json out/bench/record.json $(ARGS)
+	for bench in $(BENCH); do
+	  echo "== vqbet bench $$bench"
+	  $(BIN)/vqbet bench $$bench --json out/bench/$$bench.json $(ARGS)
+	done
+
+# The peers need versions of their own of what both use; ours is installed beside them.
+LEROBOT := 0.4.4
+PEERS_STAMP := .peers/.made-with-lerobot-$(LEROBOT)
+$(PEERS_STAMP): setup.py | $(STAMP)
+	uv=$$(command -v uv || echo $(BIN)/uv)
+	[ -x $$uv ] || $(BIN)/python -m pip install --quiet uv
+	echo '== Making .peers with LeRobot $(LEROBOT)'
+	"$$uv" venv --quiet --clear --python 3.11 .peers
+	"$$uv" pip install --python .peers/bin/python 'lerobot[pusht]==$(LEROBOT)' --editable .
+	touch $@
+
+bench-peers: $(PEERS_STAMP)
+	for what in inference training; do
+	  echo "== $$what"
+	  .peers/bin/python benchmarks/peers_lerobot.py $$what --json out/bench/peers_$$what.json $(ARGS)
+	done
 
 clean:
 	$(SWEEP)
-	rm -rf .venv out build install log .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv .peers out build install log .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

@@ -123,7 +123,7 @@ def test_training_figures_for_several_values(tmp_path, monkeypatch):
     assert figures.keys() >= MACHINE
     assert (figures['device'], figures['batch'], figures['steps']) == ('cpu', 2, 2)
     assert figures['steps_per_s'] > 0
-    assert figures['peak_memory_mb'] > 10
+    assert 10 < figures['peak_memory_mb'] < 5000
     rows = figures['scaling']['width']
     assert [row['width'] for row in rows] == [8, 32]
     assert rows[0]['parameters'] < figures['parameters'] < rows[1]['parameters']

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-import resource
 import time
 from typing import Any, Literal
 
@@ -125,4 +124,6 @@ class TrainingTimer:
     def _peak_mb(self) -> float:
         if self.device.type == 'cuda':
             return torch.cuda.max_memory_allocated() / 1e6
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6  # the process
+        # Not getrusage: that would count what the process was before it became this program.
+        status = Path('/proc/self/status').read_text(encoding='utf-8')
+        return int(status.partition('VmHWM:')[2].split()[0]) * 1024 / 1e6

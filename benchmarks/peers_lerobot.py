@@ -1,0 +1,295 @@
+"""Measure LeRobot's VQBeTPolicy and DiffusionPolicy beside ours, in turns, in one process.
+
+    make bench-peers
+    .peers/bin/python benchmarks/peers_lerobot.py inference --threads 2 --json out/bench/peers.json
+
+Runs in an environment with LeRobot 0.4.4 (Apache-2.0), which `make bench-peers` makes. All have
+random weights and the configuration of LeRobot's VQ-BeT for PushT: one 96x96 camera cropped to 84,
+a state of two numbers, 5 observation steps, chunks of 5. `inference` times decisions, each planned
+anew with one new frame. Ours is timed from uint8 pictures and a state in the robot's units to
+actions in the robot's units in numpy; LeRobot's from float tensors that are on the device already
+to a normalised tensor there. `training` times steps of the whole model: ours with reading,
+cropping, clipping and a moving average of the weights; LeRobot's on one batch that lies ready,
+with clipping and the optimiser of its preset.
+"""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import metadata
+from itertools import islice
+import json
+from pathlib import Path
+import sys
+import tempfile
+import time
+from typing import Any
+import warnings
+
+import numpy as np
+import torch
+from torch import Tensor
+from vqbet_ros.cli.bench_policy import (
+    EngineTimer,
+    machine,
+    observations,
+    peer_config,
+    peer_spec,
+    percentiles_ms,
+    random_policy,
+    TABLE_PX,
+)
+from vqbet_ros.cli.bench_training import TrainingTimer, with_batch, write_walks
+from vqbet_ros.policy.engine import Engine
+
+OURS = 'vqbet_ros VQ-BeT'
+IMAGE, STATE, ACTION = 'observation.image', 'observation.state', 'action'
+SIDE_PX, CROP = 96, (84, 84)
+CLIP = 10.0  # LeRobot's training clips the norm of the gradient at this
+
+
+@dataclass
+class Contender:
+    """One that is measured: what a call does, what the calls took.
+
+    Attributes:
+        name: In the table.
+        parameters: Of the whole model.
+        call: One decision, or one step of training.
+        warm_up: Calls that do not count.
+        calls: Calls that do.
+        timer: Ours times itself.
+    """
+
+    name: str
+    parameters: int
+    call: Callable[[], Any]
+    warm_up: int
+    calls: int
+    timer: EngineTimer | TrainingTimer | None = None
+    durations_s: list[float] = field(default_factory=list)
+
+    def prepare(self) -> None:
+        """Make the calls that do not count."""
+        if self.timer is not None:
+            self.timer.warm_up()
+            self.durations_s = self.timer.durations_s
+            return
+        self.run(self.warm_up)
+        self.durations_s.clear()
+
+    def run(self, calls: int) -> None:
+        """Time so many calls."""
+        if self.timer is not None:
+            self.timer.run(calls)
+            return
+        for _ in range(calls):
+            _wait()
+            started_s = time.perf_counter()
+            self.call()
+            _wait()
+            self.durations_s.append(time.perf_counter() - started_s)
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _count(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def lerobot_policy(kind: str, device: str, **settings: Any) -> Any:
+    """Build a policy of LeRobot's for one 96x96 camera, a state of 2 and actions of 2."""
+    from lerobot.configs.types import FeatureType, PolicyFeature
+    from lerobot.policies.factory import get_policy_class, make_policy_config
+
+    config = make_policy_config(
+        kind,
+        device=device,
+        crop_shape=CROP,
+        input_features={
+            IMAGE: PolicyFeature(FeatureType.VISUAL, (3, SIDE_PX, SIDE_PX)),
+            STATE: PolicyFeature(FeatureType.STATE, (2,)),
+        },
+        output_features={ACTION: PolicyFeature(FeatureType.ACTION, (2,))},
+        **settings,
+    )
+    policy = get_policy_class(kind)(config).to(device)
+    if kind == 'vqbet':  # past the training of its codes
+        codes = policy.vqbet.action_head.vqvae_model
+        codes.discretized.fill_(True)
+        codes.vq_layer.freeze_codebook.fill_(True)
+    return policy
+
+
+def lerobot_inputs(device: str, seed: int) -> list[dict[str, Tensor]]:
+    """Return our observations' newest frames and states as LeRobot takes them."""
+    spec = peer_spec()
+    inputs = []
+    for seen in islice(observations(spec, 1, seed), 16):
+        newest = seen.frames[-1] or {}  # which there always is one of
+        pixels = torch.from_numpy(newest[spec.cameras[0].name].image).to(device)
+        state = torch.from_numpy(seen.state).to(device)  # (1, 2)
+        inputs.append(
+            {
+                IMAGE: (pixels.movedim(-1, 0).float() / 255.0)[None].contiguous(),
+                STATE: state / (TABLE_PX / 2) - 1.0,
+            }
+        )
+    return inputs
+
+
+def inference(args: argparse.Namespace) -> list[Contender]:
+    """Return what decides."""
+    inputs = lerobot_inputs(args.device, args.seed)
+
+    def deciding(policy: Any) -> Callable[[], Any]:
+        policy.eval()
+        policy.reset()
+        turn = iter(range(1 << 62))
+
+        def call() -> Any:
+            policy._queues[ACTION].clear()  # plan anew, whatever is left of the last chunk
+            return policy.select_action(inputs[next(turn) % len(inputs)])
+
+        return call
+
+    policy = random_policy(peer_config(SIDE_PX).model, peer_spec(), args.seed)
+    engine = Engine(policy.to(args.device), seed=args.seed)
+    timer = EngineTimer(engine, args.seed)
+    contenders = [Contender(OURS, _count(policy), timer.run, 0, args.calls, timer)]
+    diffusion = {'ddim_calls': ('DDIM', 10), 'ddpm_calls': ('DDPM', 100)}
+    torch.manual_seed(args.seed)
+    peer = lerobot_policy('vqbet', args.device)
+    contenders.append(Contender('LeRobot VQ-BeT', _count(peer), deciding(peer), 20, args.calls))
+    for option, (scheduler, steps) in diffusion.items():
+        calls = getattr(args, option)
+        if calls:
+            peer = lerobot_policy(
+                'diffusion',
+                args.device,
+                noise_scheduler_type=scheduler,
+                num_inference_steps=steps,
+            )
+            name = f'LeRobot Diffusion Policy, {scheduler} {steps} steps'
+            contenders.append(
+                Contender(name, _count(peer), deciding(peer), min(20, 1 + calls // 10), calls)
+            )
+    return contenders
+
+
+def training(args: argparse.Namespace, folder: Path) -> list[Contender]:
+    """Return what takes steps."""
+    dataset = write_walks(folder / 'walks', 1, SIDE_PX, args.seed)
+    config = with_batch(peer_config(SIDE_PX, seed=args.seed), 'policy', args.batch)
+    timer = TrainingTimer(dataset, config, args.device)
+    parameters = _count(timer.policy)
+    contenders = [Contender(OURS, parameters, timer.run, 0, args.calls, timer)]
+    generator = torch.Generator().manual_seed(args.seed)
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=generator).to(args.device)
+
+    def stepping(policy: Any, history: int, actions: int) -> Callable[[], Any]:
+        policy.train()
+        optimizer = policy.config.get_optimizer_preset().build(policy.get_optim_params())
+        batch = {
+            IMAGE: uniform(args.batch, history, 3, SIDE_PX, SIDE_PX),
+            STATE: 2 * uniform(args.batch, history, 2) - 1,
+            ACTION: 2 * uniform(args.batch, actions, 2) - 1,
+            f'{ACTION}_is_pad': torch.zeros(args.batch, actions, dtype=torch.bool).to(args.device),
+        }
+
+        def call() -> None:
+            loss, _ = policy.forward(batch)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(policy.parameters(), CLIP)
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return call
+
+    torch.manual_seed(args.seed)
+    for name, kind in (('LeRobot VQ-BeT', 'vqbet'), ('LeRobot Diffusion Policy', 'diffusion')):
+        peer = lerobot_policy(kind, args.device)
+        settings = peer.config
+        actions = len(settings.action_delta_indices)
+        call = stepping(peer, settings.n_obs_steps, actions)
+        contenders.append(Contender(name, _count(peer), call, 3, args.calls))
+    return contenders
+
+
+def take_turns(contenders: list[Contender], rounds: int) -> None:
+    """Measure all in turns, so that what else the machine does meets all of them."""
+    for contender in contenders:
+        print(f'{contender.name}: {contender.parameters / 1e6:.1f} M parameters', flush=True)
+        contender.prepare()
+    for turn in range(rounds):
+        for contender in contenders:
+            due = contender.calls * (turn + 1) // rounds - len(contender.durations_s)
+            contender.run(due)
+
+
+def main() -> int:
+    """Run the comparison; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or '').partition('\n')[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument('what', choices=('inference', 'training'), help='what is timed')
+    parser.add_argument('--calls', type=int, default=None, help='(200; of training 12)')
+    parser.add_argument('--ddim-calls', type=int, default=30, help='of DDIM; 0 leaves it out')
+    parser.add_argument('--ddpm-calls', type=int, default=5, help='of DDPM; 0 leaves it out')
+    parser.add_argument('--rounds', type=int, default=5, help='turns that each gets')
+    parser.add_argument('--batch', type=int, default=8, help='samples in a step of training')
+    parser.add_argument('--threads', type=int, default=2, help='CPU threads')
+    parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu', help='for all')
+    parser.add_argument('--seed', type=int, default=0, help='of weights and inputs')
+    parser.add_argument('--json', metavar='FILE', type=Path, help='write the figures here')
+    args = parser.parse_args()
+    args.calls = args.calls or (200 if args.what == 'inference' else 12)
+    warnings.filterwarnings('ignore')
+    torch.set_num_threads(args.threads)
+    about = machine()
+    with tempfile.TemporaryDirectory() as folder:
+        contenders = inference(args) if args.what == 'inference' else training(args, Path(folder))
+        take_turns(contenders, args.rounds)
+    ours = float(np.median(contenders[0].durations_s))
+    rows = []
+    for contender in contenders:
+        figures = percentiles_ms(contender.durations_s)
+        ratio = round(float(np.median(contender.durations_s)) / ours, 2)
+        rows.append(
+            {
+                'name': contender.name,
+                'parameters': contender.parameters,
+                **figures,
+                'calls': len(contender.durations_s),
+                'times_ours': ratio,
+            }
+        )
+        print(
+            f'{contender.name:<42} median {figures["p50_ms"]:10.2f} ms, p99 '
+            f'{figures["p99_ms"]:10.2f} ms, {ratio:8.2f} times ours'
+        )
+    about['versions'] |= {name: metadata.version(name) for name in ('lerobot', 'diffusers')}
+    result = {
+        'what': args.what,
+        'device': args.device,
+        'threads': args.threads,
+        **({'batch': args.batch} if args.what == 'training' else {}),
+        'rounds': args.rounds,
+        'seed': args.seed,
+        'rows': rows,
+        **about,
+    }
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(result, indent=2) + '\n', encoding='utf-8')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""Say where the time of a training step goes on the CPU, and what this CPU could do at best.
+
+    python benchmarks/step_profile.py --json out/bench/profile.json
+
+Times are torch's profiler's, by operator; floating-point operations are torch's own count. What
+no step can go below, whatever is done about the rest, is those operations at the rate of a large
+matrix product, measured here too.
+"""
+
+import argparse
+import json
+from pathlib import Path
+import sys
+import tempfile
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from torch.profiler import profile, ProfilerActivity
+from torch.utils.flop_counter import FlopCounterMode
+from vqbet_ros.cli.bench_policy import machine, peer_config
+from vqbet_ros.cli.bench_training import TrainingTimer, with_batch, write_walks
+
+SIDE_PX = 96
+# Parts of a step and the operators whose names begin so; the first that fits takes it.
+PARTS = {
+    'convolutions, backward': ('aten::convolution_backward',),
+    'convolutions, forward': ('aten::mkldnn_convolution', 'aten::convolution', 'aten::conv2d'),
+    'other matrix products': ('aten::mm', 'aten::addmm', 'aten::bmm', 'aten::baddbmm'),
+    'AdamW': ('aten::_fused_adamw_', 'Optimizer.step'),
+    'norms of layers and groups': ('aten::native_group_norm', 'aten::native_layer_norm'),
+    'clipping of the gradient': ('aten::linalg_vector_norm', 'aten::_foreach', 'aten::mul_'),
+    'moving average of the weights': ('aten::lerp_',),
+}
+REST = 'all else: activations, dropout, attention, copies, Python'
+GFLOP_OF = {
+    'convolutions, backward': ('convolution_backward',),
+    'convolutions, forward': ('convolution',),
+    'other matrix products': ('mm', 'addmm', 'bmm', 'baddbmm'),
+}
+
+
+def matrix_product_gflop_per_s(size: int = 2048, times: int = 15) -> float:
+    """Return the median rate of a product of two large matrices."""
+    one, other = torch.randn(size, size), torch.randn(size, size)
+    durations_s = []
+    for _ in range(times):
+        started_s = time.perf_counter()
+        one @ other
+        durations_s.append(time.perf_counter() - started_s)
+    return 2 * size**3 / float(np.median(durations_s)) / 1e9
+
+
+def parts_of(timer: TrainingTimer, steps: int) -> list[dict[str, Any]]:
+    """Return name, ms and GFLOP of each part of a step, the longest first."""
+    with FlopCounterMode(display=False) as counter:
+        timer.run(1)
+    counted = {
+        str(op).rpartition('.')[2]: n for op, n in counter.get_flop_counts()['Global'].items()
+    }
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        timer.run(steps)
+    spent_ms = dict.fromkeys((*PARTS, REST), 0.0)
+    for event in profiler.key_averages():
+        part = next((p for p, names in PARTS.items() if event.key.startswith(names)), REST)
+        spent_ms[part] += event.self_cpu_time_total / 1e3 / steps
+    gflop = {p: sum(counted.get(name, 0) for name in ops) / 1e9 for p, ops in GFLOP_OF.items()}
+    return [
+        {'name': part, 'ms': round(ms, 2), 'gflop': round(gflop.get(part, 0.0), 2)}
+        for part, ms in sorted(spent_ms.items(), key=lambda item: -item[1])
+    ]
+
+
+def main() -> int:
+    """Measure; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or '').partition('\n')[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument('--steps', type=int, default=10, help='steps that are looked at')
+    parser.add_argument('--batch', type=int, default=8, help='samples in a step')
+    parser.add_argument('--threads', type=int, default=2, help='CPU threads')
+    parser.add_argument('--seed', type=int, default=0, help='of weights and pictures')
+    parser.add_argument('--json', metavar='FILE', type=Path, help='write the figures here')
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    about = machine()
+    best = matrix_product_gflop_per_s()
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = write_walks(Path(folder) / 'walks', 1, SIDE_PX, args.seed)
+        config = with_batch(peer_config(SIDE_PX, seed=args.seed), 'policy', args.batch)
+        timer = TrainingTimer(dataset, config, 'cpu')
+        timer.warm_up()
+        parts = parts_of(timer, args.steps)
+    for part in parts:
+        print(f'{part["name"]:<60}{part["ms"]:8.1f} ms {part["gflop"]:8.1f} GFLOP')
+    print(f'a large matrix product: {best:.0f} GFLOP/s')
+    result = {
+        'device': 'cpu',
+        'threads': args.threads,
+        'batch': args.batch,
+        'steps': args.steps,
+        'seed': args.seed,
+        'matrix_product_gflop_per_s': round(best, 1),
+        'parts': parts,
+        **about,
+    }
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(result, indent=2) + '\n', encoding='utf-8')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
