@@ -35,6 +35,9 @@ LONGEST_STOP_S = 1.5
 """A node that is told to end gives its robot so long to come to rest."""
 
 
+_ALIGNMENTS = 2  # the first plan of a run takes longer than those that follow
+
+
 class Outputs(Protocol):
     """Where the pipeline's results go; called from its threads."""
 
@@ -138,7 +141,7 @@ class Pipeline:
         self._wake = threading.Event()  # the control thread's deadlines have changed
         self._idle = threading.Event()  # nothing is sent any more
         self._deadlines = self.statistics.control  # of the next tick
-        self._aligned = False  # whether ticks follow plans already
+        self._aligned = 0  # how many plans the ticks have followed
         self._tick_ns: int | None = None  # when the last tick was
         self._ending = False
         self._latency_of_ns = 0  # the observation whose latency is already counted
@@ -347,8 +350,8 @@ class Pipeline:
         """Show a chunk; ticks follow plans, since a chance phase would delay every command."""
         with self._tick_lock:
             self.monitors.plan(self._clock(), chunk.confidence)
-            if not self._aligned:
-                self._aligned = True
+            if self._aligned < _ALIGNMENTS:
+                self._aligned += 1
                 start_ns = time.monotonic_ns() + round(TICK_MARGIN * self.control_period_ns)
                 self.statistics.control = Deadlines(start_ns, self.control_period_ns)
                 self._deadlines = self.statistics.control
@@ -364,7 +367,7 @@ class Pipeline:
         self._deadlines = self.statistics.control
         self._wake.set()
         self._clips_before = self.supervisor.clips
-        self._outcome, self._tick_ns, self._aligned = None, None, False
+        self._outcome, self._tick_ns, self._aligned = None, None, 0
 
     def _new_statistics(self) -> RunStatistics:
         start_ns = time.monotonic_ns() + self.control_period_ns
