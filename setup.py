@@ -7,6 +7,8 @@ from xml.etree import ElementTree
 from setuptools import find_packages, setup
 
 PACKAGE = 'vqbet_ros'
+# What `vqbet export onnx` writes with, and compares with.
+ONNX = ['onnx>=1.16', 'onnxruntime>=1.18', 'onnxscript>=0.2']
 VERSION = ElementTree.parse(Path(__file__).resolve().parent / 'package.xml').findtext('version')
 
 
@@ -63,6 +65,7 @@ setup(
         ],
         # What `vqbet bench data` and benchmarks/ read besides: videos and Parquet files.
         'bench': ['av>=12.0', 'pyarrow>=15.0'],
+        'onnx': ONNX,
         # gym-pusht asks for opencv-python, a second cv2 that needs libGL (see CONTRIBUTING.md),
         # and for pygame, which has no wheels for Python 3.14: pygame-ce is the same module.
         'sim': ['gym-pusht>=0.1.8', 'pygame-ce>=2.5 ; python_version >= "3.14"'],
@@ -71,6 +74,7 @@ setup(
             'hypothesis>=6.100',
             'mcap-ros2-support>=0.5.6',
             'mypy>=2.4',
+            *ONNX,
             'pytest>=8.0',
             'ruff>=0.17',
             'types-PyYAML>=6.0.12',

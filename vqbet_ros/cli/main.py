@@ -13,12 +13,26 @@ from vqbet_ros.errors import VqbetError
 
 # Modules of this package, one per command (a keyword of Python as its name takes a trailing _).
 # Each has add_parser(subparsers), and run(args) -> int, which imports what is slow to import.
-COMMANDS = ('demo', 'import_', 'prepare', 'train', 'eval', 'info', 'replay', 'recover', 'bench')
+COMMANDS = (
+    'demo',
+    'import_',
+    'prepare',
+    'train',
+    'eval',
+    'info',
+    'replay',
+    'recover',
+    'export',
+    'bench',
+)
 
 # Packages that only some commands need, and the extra that brings them.
 EXTRAS = {
     'gym_pusht': 'sim',
     'matplotlib': 'train',
+    'onnx': 'onnx',
+    'onnxruntime': 'onnx',
+    'onnxscript': 'onnx',
     'rclpy': 'ros',
     'rich': 'train',
     'tensorboard': 'train',

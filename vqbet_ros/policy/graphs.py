@@ -44,7 +44,7 @@ class GraphRunner(Runner):
             self._prefix = self.prefix
         else:
             with torch.inference_mode():
-                for kept, new in zip(self._prefix, self.prefix, strict=True):
+                for kept, new in zip(self._prefix.layers, self.prefix.layers, strict=True):
                     for one, other in zip(kept, new, strict=True):
                         one.copy_(other)
         self.prefix = self._prefix

@@ -9,6 +9,7 @@ Legend: N frames, h history steps, n cameras, F features, S state channels, g go
 P goal tokens, D width, H heads, E width of a head, G code layers, C codes a layer.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,8 +22,18 @@ from vqbet_ros.policy.transformer import attention_mask, Block
 from vqbet_ros.policy.vision import ImageEncoder
 from vqbet_ros.policy.vqbet import Decoded
 
-Prefix = list[tuple[Tensor, Tensor]]
-"""Keys and values (H, P, E) of a goal's tokens in each layer."""
+
+@dataclass(frozen=True)
+class Prefix:
+    """What later tokens see of a goal.
+
+    Attributes:
+        layers: Keys and values (H, P, E) in each layer.
+        present: (1, P) bool.
+    """
+
+    layers: list[tuple[Tensor, Tensor]]
+    present: Tensor
 
 
 class Encoder(nn.Module):
@@ -169,17 +180,20 @@ class Program(nn.Module):
         return features
 
     def goal(self, goal: Goal) -> Prefix:
-        """Return what later tokens see of a goal, of a batch of one with all steps present."""
+        """Return what later tokens see of a goal, a batch of one."""
         vqbet = self.policy.vqbet
-        steps = self.policy.steps(goal.features, goal.state, None)
-        tokens, _ = vqbet.embed(steps, vqbet.goal_position, state=vqbet.goal_state, query=False)
-        x = tokens[0]  # (P, D)
-        mask = attention_mask(torch.ones(1, len(x), dtype=torch.bool, device=x.device))
-        prefix = []
+        steps = self.policy.steps(goal.features, goal.state, goal.present)
+        tokens, there = vqbet.embed(
+            steps, vqbet.goal_position, state=vqbet.goal_state, query=False
+        )
+        if there is None:
+            there = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+        x, mask = tokens[0], attention_mask(there)  # (P, D), (1, 1, P, P)
+        layers = []
         for layer in self.layers:
             x, own = layer(x, mask)
-            prefix.append(own)
-        return prefix
+            layers.append(own)
+        return Prefix(layers, there)
 
     def decide(
         self,
@@ -209,11 +223,11 @@ class Program(nn.Module):
         assert there is not None, 'presence is given'
         mask = attention_mask(there)  # (1, 1, T, T)
         if prefix is not None:
-            goals = prefix[0][0].shape[1]
-            mask = torch.cat([mask.new_ones(1, 1, mask.shape[2], goals), mask], dim=-1)
+            goals = prefix.present[:, None, None].expand(-1, -1, mask.shape[2], -1)
+            mask = torch.cat([goals, mask], dim=-1)  # (1, 1, T, P+T)
         x = tokens[0]  # (T, D)
         for number, layer in enumerate(self.layers):
-            x, _ = layer(x, mask, None if prefix is None else prefix[number])
+            x, _ = layer(x, mask, None if prefix is None else prefix.layers[number])
         hidden = vqbet.trunk.norm(x)  # (1, D)
         codes, probabilities = vqbet.code_head.choose(hidden, temperature, noise, stay)
         chunk = vqbet.tokenizer.decode(codes) + vqbet.offset_head.chosen(hidden, codes)
