@@ -99,10 +99,16 @@ class Limiter:
 
     @property
     def at_rest(self) -> bool:
-        """Whether the last command moved nothing by more than a billionth of its range."""
+        """Whether the last command moved nothing by more than a billionth of its range.
+
+        A velocity that does not change moves the robot all the same: it has to be zero.
+        """
         return all(
             abs(motion.velocity) * self._period_s <= 1e-9 * axis.size
-            for motion, axis in zip(self._motions or (), self._axes, strict=False)
+            and (not at_zero or abs(motion.position) <= 1e-9 * axis.size)
+            for motion, axis, at_zero in zip(
+                self._motions or (), self._axes, self._rests_at_zero, strict=False
+            )
         )
 
     @property
