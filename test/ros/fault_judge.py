@@ -84,6 +84,7 @@ class Judge:
         low: (A,) lowest command.
         high: (A,) highest command.
         velocity: (A,) largest change of a command per second; of a velocity, the acceleration.
+        acceleration: (A,) largest change of that per second.
         stop_s: Longest time to rest: acceleration to zero, then all the way down, and rounded up.
     """
 
@@ -94,8 +95,8 @@ class Judge:
         self.low, self.high = np.array([one.position for one in limits]).T  # (A,) each
         rates = [(one.velocity, one.acceleration, one.jerk) for one in limits]
         known = [[np.inf if rate is None else rate for rate in three] for three in rates]
-        self.velocity, self._acceleration, self._jerk = np.array(known).T  # (A,) each
-        v, a, j = self.velocity[0], self._acceleration[0], self._jerk[0]
+        self.velocity, self.acceleration, self._jerk = np.array(known).T  # (A,) each
+        v, a, j = self.velocity[0], self.acceleration[0], self._jerk[0]
         if self._from_zero:
             v, a, j = self.high[0], v, a
         rounding_s = 3 * 2 * self.period_s  # each of the three phases of a stop ends with a tick
@@ -120,7 +121,7 @@ class Judge:
             assert (tick.values >= self.low - 1e-9).all(), text
             assert (tick.values <= self.high + 1e-9).all(), text
             assert (np.abs(new_velocity) <= self.velocity * EXACT + 1e-9).all(), text
-            assert (np.abs(new_acceleration) <= self._acceleration * EXACT + 1e-9).all(), text
+            assert (np.abs(new_acceleration) <= self.acceleration * EXACT + 1e-9).all(), text
             assert (np.abs(jerk) <= self._jerk * EXACT + 1e-6).all(), text
             assert self._from_zero or tick.values.any(), f'zeros are no command: {text}'
             position, velocity, acceleration = tick.values, new_velocity, new_acceleration
@@ -136,6 +137,8 @@ class Judge:
         worst, index, elapsed_s = 0.0, 0, 0.0
         before: Vector | None = None
         for values in commands:
+            if self._from_zero and not values.any():
+                continue  # the end of every stop, also when no tick comes any more
             while index < len(ticks) and not same(ticks[index].values, values):
                 if ticks[index].values is None:
                     before = None

@@ -1,0 +1,118 @@
+"""Every transition of the lifecycle from every state: commands in one alone, no thread left."""
+
+import threading
+import time
+
+import pytest
+
+pytest.importorskip('rclpy', reason="needs rclpy: extra 'ros' or a sourced ROS 2")
+
+import fault_robot as fault
+from lifecycle_msgs.msg import State, Transition
+
+pytest_plugins = ['fault_rig']
+UNCONFIGURED = State.PRIMARY_STATE_UNCONFIGURED
+INACTIVE = State.PRIMARY_STATE_INACTIVE
+ACTIVE = State.PRIMARY_STATE_ACTIVE
+FINALIZED = State.PRIMARY_STATE_FINALIZED
+ALLOWED = {
+    (UNCONFIGURED, Transition.TRANSITION_CONFIGURE): INACTIVE,
+    (UNCONFIGURED, Transition.TRANSITION_UNCONFIGURED_SHUTDOWN): FINALIZED,
+    (INACTIVE, Transition.TRANSITION_ACTIVATE): ACTIVE,
+    (INACTIVE, Transition.TRANSITION_CLEANUP): UNCONFIGURED,
+    (INACTIVE, Transition.TRANSITION_INACTIVE_SHUTDOWN): FINALIZED,
+    (ACTIVE, Transition.TRANSITION_DEACTIVATE): INACTIVE,
+    (ACTIVE, Transition.TRANSITION_ACTIVE_SHUTDOWN): FINALIZED,
+}
+ALL = sorted({transition for _, transition in ALLOWED})
+
+
+def refuse_the_others(one, state):
+    """Try every transition that a state does not have: nothing changes, and nothing is sent."""
+    sent = len(one.arm.commands)
+    for transition in ALL:
+        if (state, transition) not in ALLOWED:
+            assert not one.change(transition)
+            assert one.lifecycle() == state
+    assert one.enable(True).success is (state == ACTIVE)
+    if state != ACTIVE:
+        assert len(one.arm.commands) == sent
+
+
+def own_threads():
+    return {thread for thread in threading.enumerate() if thread.name in ('inference', 'control')}
+
+
+def check_end(one, began_s, first, heard, what):
+    """Check that a robot that moved was brought to rest, and is sent nothing more."""
+    assert not own_threads()
+    one.arm.pause(0.1)  # its last command is on the way
+    row = one.row(began_s, first, heard, what)
+    one.check_stop(row, 0.0)
+    sent = len(one.arm.commands)
+    one.arm.pause(0.3)
+    assert len(one.arm.commands) == sent
+    return row
+
+
+def test_every_transition_twice(rig):
+    one, before = rig(), set(threading.enumerate())
+    for _ in range(2):
+        refuse_the_others(one, UNCONFIGURED)
+        assert one.change(Transition.TRANSITION_CONFIGURE)
+        one.ticks.clear()
+        one.arm.commands.clear()
+        for _ in range(2):
+            refuse_the_others(one, INACTIVE)
+            assert not own_threads()
+            assert one.change(Transition.TRANSITION_ACTIVATE)
+            assert len(own_threads()) == 2
+            one.go()
+            refuse_the_others(one, ACTIVE)
+            one.wait_motion()
+            mark = time.monotonic(), len(one.ticks), len(one.arm.commands)
+            assert one.change(Transition.TRANSITION_DEACTIVATE)
+            check_end(one, *mark, 'deactivated')
+        assert one.change(Transition.TRANSITION_CLEANUP)
+        assert one.node.pipeline is None
+    assert set(threading.enumerate()) <= before
+
+
+@pytest.mark.parametrize(
+    ('state', 'transition'),
+    [(state, t) for (state, t), after in ALLOWED.items() if after == FINALIZED],
+    ids=['unconfigured', 'inactive', 'active'],
+)
+def test_a_shutdown_ends_everything_from_any_state(rig, state, transition):
+    one, before = rig(), set(threading.enumerate())
+    if state != UNCONFIGURED:
+        assert one.change(Transition.TRANSITION_CONFIGURE)
+    if state == ACTIVE:
+        assert one.change(Transition.TRANSITION_ACTIVATE)
+        one.go()
+    mark = time.monotonic(), len(one.ticks), len(one.arm.commands)
+    assert one.change(transition)
+    assert one.lifecycle() == FINALIZED
+    if state == ACTIVE:
+        check_end(one, *mark, 'shut down')
+    assert one.node.pipeline is None
+    refuse_the_others(one, FINALIZED)
+    assert set(threading.enumerate()) <= before
+
+
+def test_an_error_while_it_is_configured_leaves_it_unconfigured_and_able_to_try_again(
+    rig, monkeypatch
+):
+    one, before = rig(), set(threading.enumerate())
+
+    def fail():
+        raise RuntimeError('no memory')
+
+    monkeypatch.setattr(one.policy, 'warm_up', fail)
+    for _ in range(2):
+        assert not one.change(Transition.TRANSITION_CONFIGURE)
+        assert one.lifecycle() == UNCONFIGURED
+        assert set(threading.enumerate()) <= before
+    monkeypatch.setattr(one.policy, 'warm_up', fault.Circle.warm_up.__get__(one.policy))
+    one.start()
+    one.check_limits()
