@@ -41,6 +41,8 @@ def test_graphs_give_what_the_plain_pass_gives(exact, code_mode, relative_action
         engine = on_gpu(config)
         engine.warm_up()
     assert not caplog.records  # everything was captured
+    captured = [dict(engine._runner._encoders), dict(engine._runner._decisions)]
+    assert [len(c) for c in captured] == [1, 2]  # one size after the crop; with and without goal
     recording = Recording()
     for step in range(6):
         same(engine.plan(recording.observation(step)), plain(engine, recording, step))
@@ -52,6 +54,8 @@ def test_graphs_give_what_the_plain_pass_gives(exact, code_mode, relative_action
         for step in (6, 7):
             output = engine.plan(recording.observation(step, missing=(5,)))
             same(output, plain(engine, recording, step, missing=(5,)))
+    # Nothing was left to the first plan.
+    assert captured == [engine._runner._encoders, engine._runner._decisions]
 
 
 @needs_gpu

@@ -128,6 +128,18 @@ def test_draws_are_those_of_the_plain_pass():
         np.testing.assert_array_equal(output.codes, plain(other, recording, step).codes[0])
 
 
+def test_a_warm_up_leaves_the_goal_as_it_is():
+    engine, recording = make_engine(), Recording()
+    observation = recording.observation(3)
+    for goal in ({name: i[6 : 6 + GOALS] for name, i in recording.images.items()}, None):
+        engine.set_goal(goal, recording.state[6 : 6 + GOALS])
+        before = engine.plan(observation)
+        engine.warm_up()
+        engine.reset()
+        after = engine.plan(observation)
+        assert np.array_equal(before.actions, after.actions)
+
+
 def test_what_is_kept_does_not_grow():
     engine = make_engine()
     recording = Recording(length=2)

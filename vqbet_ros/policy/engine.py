@@ -255,20 +255,16 @@ class Engine:
     def warm_up(self) -> None:
         """Run everything a few times, so that the first real plan is as fast as the others."""
         draws = self._generator.get_state()
-        history, cameras = self.history, self.spec.cameras
-        for _ in range(5):
-            for camera in cameras:
-                image = np.zeros((camera.height, camera.width, 3), np.uint8)
-                self._runner.encode(image, self._rows.scratch)
-            for present in (np.ones(history, bool), np.arange(history) == history - 1):
-                self._runner.decide(
-                    Question(
-                        rows=[[self._rows.scratch] * len(cameras)] * history,
-                        state=np.zeros((history, self.spec.state_dim), np.float32),
-                        present=present,
-                        noise=self._noise(1),
-                    )
-                )
+        goals = [None] if self.goal_steps == 0 else [self._empty_goal(), None]
+        for goal in goals:
+            self._runner.set_goal(goal)
+            for _ in range(5):
+                for camera in self.spec.cameras:
+                    image = np.zeros((camera.height, camera.width, 3), np.uint8)
+                    self._runner.encode(image, self._rows.scratch)
+                for known in (1, self.history):
+                    self._runner.decide(self._empty_question(known))
+        self._runner.set_goal(self._goal)
         self._generator.set_state(draws)
 
     @torch.inference_mode()
@@ -320,6 +316,23 @@ class Engine:
             temperature=self.temperature,
             noise=None if noise is None else noise.to(device),
             stay=stay,
+        )
+
+    def _empty_goal(self) -> Goal:
+        device, steps = self.policy.device, self.goal_steps
+        cameras, features = len(self.spec.cameras), self.policy.config.vision.features
+        return Goal(
+            torch.zeros(1, steps, cameras, features, device=device) if cameras else None,
+            torch.zeros(1, steps, self.spec.state_dim, device=device),
+        )
+
+    def _empty_question(self, known: int) -> Question:
+        steps = self.history
+        return Question(
+            rows=[[self._rows.scratch] * len(self.spec.cameras)] * steps,
+            state=np.zeros((steps, self.spec.state_dim), np.float32),
+            present=np.arange(steps) >= steps - known,
+            noise=self._noise(1),
         )
 
     def _noise(self, batch: int) -> Tensor | None:
