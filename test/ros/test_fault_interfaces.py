@@ -43,7 +43,7 @@ def test_velocities_are_ramped_down_to_zero(rig):
     one = rig(VELOCITIES).start()
     max_age_s = {part.topic: part.max_age_s for part in one.spec.streams}
     for topic in max_age_s:
-        cut = {topic: lambda message: []}
+        cut: dict[str, fault.Spoil] = {topic: lambda message: []}
         row = one.suffer(lambda cut=cut: one.arm.spoil.update(cut), 'hold', 'data is too old')
         one.check_stop(row, max_age_s[topic] + 0.1)
         assert stands(one)
