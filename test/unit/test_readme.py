@@ -295,6 +295,7 @@ def shorter(arguments):
         'eval offline': ['--device', 'cpu'],
         'info': [],
         'prepare': ['--jobs', '1'],
+        'export': [],
     }
     command = ' '.join(arguments[: 2 if arguments[0] == 'eval' else 1])
     assert command in known, f'say here how to shorten `vqbet {command}`'

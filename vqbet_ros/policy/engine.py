@@ -92,7 +92,7 @@ class Engine:
                 checkpoint's own.
             seed: Of the draws.
             precision: Of encoder and trunk; codes and all that decodes them are float32. None
-                takes bfloat16 on a GPU, float32 elsewhere.
+                takes float16 on a GPU, float32 elsewhere.
         """
         self.policy = policy.eval().requires_grad_(False)
         self.temperature = policy.config.temperature if temperature is None else temperature
@@ -362,7 +362,8 @@ class Engine:
 
 def _dtype(precision: Precision | None, device: torch.device) -> torch.dtype:
     if precision is None:
-        precision = 'bfloat16' if device.type == 'cuda' else 'float32'
+        # Not bfloat16, whose 8 bits change one decision in 16 of the shipped policies.
+        precision = 'float16' if device.type == 'cuda' else 'float32'
     dtype: torch.dtype = getattr(torch, precision)
     return dtype
 
