@@ -64,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
     from vqbet_ros.data.prepare import find_bags
     from vqbet_ros.data.store import Dataset
 
+    if args.folder is not None:
+        args.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         folder = Path(name)
         if args.bags is None:
