@@ -95,6 +95,8 @@ def run(name: str, build: Callable[[], RunnableNode], args: list[str] | None) ->
             if isinstance(node, Node):
                 node.destroy_node()
         rclpy.try_shutdown()
+        # Python looks for garbage once more at its end: in all of torch that takes a second.
+        gc.freeze()
     if node is not None and node.failure is not None:
         raise node.failure
     return 0
