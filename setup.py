@@ -66,11 +66,14 @@ setup(
         # What `vqbet bench data` and benchmarks/ read besides: videos and Parquet files.
         'bench': ['av>=12.0', 'pyarrow>=15.0'],
         'onnx': ONNX,
+        # Several processes that train one policy: accelerate launch.
+        'distributed': ['accelerate>=1.0'],
         # gym-pusht asks for opencv-python, a second cv2 that needs libGL (see CONTRIBUTING.md),
         # and for pygame, which has no wheels for Python 3.14: pygame-ce is the same module.
         'sim': ['gym-pusht>=0.1.8', 'pygame-ce>=2.5 ; python_version >= "3.14"'],
         'train': ['matplotlib>=3.8', 'rich>=13.0', 'tensorboard>=2.17', 'zarr>=2.18'],
         'test': [
+            'accelerate>=1.0',
             'hypothesis>=6.100',
             'mcap-ros2-support>=0.5.6',
             'mypy>=2.4',

@@ -28,7 +28,7 @@ class Policy(nn.Linear):
 class Descent:
     """A phase whose loss is the weight, times what the test says."""
 
-    name, steps, warmup, clip, average = 'descent', 8, 0, 0.5, None
+    name, steps, warmup, clip, average, shared = 'descent', 8, 0, 0.5, None, True
 
     def __init__(self, policy, factors):
         self.module, self.factors = policy, factors

@@ -28,6 +28,7 @@ COMMANDS = (
 
 # Packages that only some commands need, and the extra that brings them.
 EXTRAS = {
+    'accelerate': 'distributed',
     'gym_pusht': 'sim',
     'matplotlib': 'train',
     'onnx': 'onnx',

@@ -55,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
     from vqbet_ros.config import TrainConfig
     from vqbet_ros.data.store import Dataset
+    from vqbet_ros.training.processes import start
     from vqbet_ros.training.trainer import pick_device, Trainer
 
     if args.threads < 0:
@@ -63,8 +64,12 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     device = pick_device(args.device)
     config = TrainConfig.from_yaml(args.config, device, tuple(args.set))
-    trainer = Trainer(Dataset.open(args.dataset), config, args.out, device)
-    if trainer.run(resume=args.resume):
+    processes = start(device)
+    trainer = Trainer(Dataset.open(args.dataset), config, args.out, device, processes)
+    finished = trainer.run(resume=args.resume)
+    if not processes.main:
+        return 0
+    if finished:
         print(f'finished: {trainer.last}')
     else:
         words = ['vqbet', 'train', '--config', args.config, '--dataset', args.dataset]

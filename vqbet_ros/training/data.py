@@ -12,10 +12,11 @@ from torch import Tensor
 from vqbet_ros.config import TrainConfig
 from vqbet_ros.data.store import Dataset
 from vqbet_ros.data.windows import frame_table, FrameTable, Rows, split_episodes, windows
-from vqbet_ros.errors import BadDataset
+from vqbet_ros.errors import BadDataset, ConfigError
 from vqbet_ros.policy.normalizer import Stats
 from vqbet_ros.policy.policy import measured_columns
 from vqbet_ros.training.pictures import Pictures
+from vqbet_ros.training.processes import ALONE, Processes
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +33,7 @@ class TrainingData:
         stats: Of `state`, `action` and `targets`, over training episodes only.
         device: torch device.
         pictures: The images on their way to it.
+        processes: Those that share each batch.
     """
 
     dataset: Dataset
@@ -43,6 +45,7 @@ class TrainingData:
     stats: dict[str, Stats]
     device: torch.device
     pictures: Pictures
+    processes: Processes = ALONE
 
     @property
     def cameras(self) -> tuple[str, ...]:
@@ -54,13 +57,17 @@ class TrainingData:
         return self.pictures.read(rows)
 
 
-def load_data(dataset: Dataset, config: TrainConfig, device: torch.device) -> TrainingData:
+def load_data(
+    dataset: Dataset, config: TrainConfig, device: torch.device, processes: Processes = ALONE
+) -> TrainingData:
     """Split the episodes, fit the statistics on the training part, move vectors to the device.
 
     Raises:
         BadDataset: There is no episode, none with an outcome that the configuration takes, or
             none that is long enough for a chunk.
+        ConfigError: The crop is larger than a picture.
     """
+    _check_crop(config, dataset)
     if dataset.num_episodes == 0:
         raise BadDataset(f'{dataset.path} holds no episode: record or import some first')
     taken = np.flatnonzero([outcome in config.outcomes for outcome in dataset.outcomes])
@@ -100,6 +107,7 @@ def load_data(dataset: Dataset, config: TrainConfig, device: torch.device) -> Tr
         stats=stats,
         device=device,
         pictures=Pictures(dataset, device),
+        processes=processes,
     )
 
 
@@ -110,3 +118,13 @@ def _relative_stats(dataset: Dataset, frames: FrameTable, chunk: int) -> Stats:
     actions = dataset.action[rows.actions[whole, 0]]  # (M, W, A)
     measured = dataset.state[frames.at[whole]][:, measured_columns(dataset.spec)]  # (M, A)
     return Stats.of((actions - measured[:, None]).reshape(-1, actions.shape[-1]))  # (M*W, A)
+
+
+def _check_crop(config: TrainConfig, dataset: Dataset) -> None:
+    crop = config.model.vision.crop
+    for camera in dataset.spec.cameras:
+        if crop is not None and crop > min(camera.height, camera.width):
+            raise ConfigError(
+                f'model.vision.crop is {crop}, but the pictures of camera {camera.name} are '
+                f'{camera.height}x{camera.width}: take a smaller crop, or null'
+            )

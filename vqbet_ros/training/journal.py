@@ -98,6 +98,24 @@ class Journal:
         self.say(f'{phase} {step}/{steps} [{pace}] {numbers}')
 
 
+class Silence:
+    """What a process writes that is not the main one: nothing."""
+
+    def say(self, text: str) -> None:
+        """Say nothing."""
+
+    def begin_phase(self, phase: str, step: int, steps: int) -> None:
+        """Show nothing."""
+
+    def end_phase(self) -> None:
+        """Close nothing."""
+
+    def write(
+        self, phase: str, step: int, steps: int, metrics: dict[str, float], kind: str
+    ) -> None:
+        """Record nothing."""
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Return the records of a metrics.jsonl; a line that a crash cut short is left out."""
     records = []

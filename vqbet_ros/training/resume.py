@@ -87,10 +87,12 @@ def restore_phase(phase: Phase, tensors: Mapping[str, Tensor], meta: Mapping[str
         phase.average.updates = int(meta['average_updates'])
 
 
-def step_seed(seed: int, phase: int, step: int) -> int:
+def step_seed(seed: int, phase: int, step: int, process: int = 0) -> int:
     """Mix the numbers that decide a step's randomness into one 63-bit seed."""
     mixed = torch.iinfo(torch.int64).max
-    return (seed * 1_000_003 + phase * 7_919 + step * 2_654_435_761) % mixed
+    return (
+        seed * 1_000_003 + phase * 7_919 + step * 2_654_435_761 + process * 97_003_001_729
+    ) % mixed
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

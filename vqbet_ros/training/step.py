@@ -1,18 +1,28 @@
 """One step of a phase. Nothing in it waits for the device: figures stay there until asked for."""
 
+import math
+
 import torch
 from torch import Tensor
 from vqbet_ros.config import TrainConfig
 from vqbet_ros.policy.policy import Policy
 from vqbet_ros.training.optimizer import learning_rate_factor, set_learning_rate
 from vqbet_ros.training.phases.common import Phase
+from vqbet_ros.training.processes import ALONE, Processes
 from vqbet_ros.training.resume import step_seed
 
 
 class Stepper:
     """Takes the steps of one phase and adds up their figures."""
 
-    def __init__(self, policy: Policy, phase: Phase, config: TrainConfig, index: int) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        phase: Phase,
+        config: TrainConfig,
+        index: int,
+        processes: Processes = ALONE,
+    ) -> None:
         """Prepare the steps.
 
         Args:
@@ -20,8 +30,10 @@ class Stepper:
             phase: What its steps learn.
             config: Of the whole training.
             index: The phase's place among all, part of its steps' random numbers.
+            processes: Those that share the phase's batches.
         """
         self.policy, self.phase, self.config, self.index = policy, phase, config, index
+        self.processes = processes if phase.shared else ALONE
         groups = phase.optimizer.param_groups
         self.parameters: list[Tensor] = [p for group in groups for p in group['params']]
         self.names: list[str] = []  # of the figures
@@ -33,19 +45,22 @@ class Stepper:
 
     @property
     def sums(self) -> dict[str, float]:
-        """The figures' sums over `counted` steps."""
+        """The figures' sums over `counted` steps; all processes have to ask for them."""
         if self._sums is None:
             return {}
-        return dict(zip(self.names, self._sums.tolist(), strict=True))
+        sums = self._sums.clone()
+        self.processes.add_up([sums])
+        return dict(zip(self.names, sums.tolist(), strict=True))
 
     def restore(self, sums: dict[str, float], counted: int) -> None:
         """Go on from sums that were saved."""
         self.names, self.counted = list(sums), counted
         self._sums = None
         if sums:
-            self._sums = torch.tensor(list(sums.values()), dtype=torch.float64).to(
-                self.policy.device
-            )
+            saved = torch.tensor(list(sums.values()), dtype=torch.float64)
+            if not self.processes.main:
+                saved.zero_()  # they are in the main one's already
+            self._sums = saved.to(self.policy.device)
 
     def clear(self) -> dict[str, float]:
         """Return the figures' means since the last time, and begin anew."""
@@ -54,16 +69,23 @@ class Stepper:
         return means
 
     def bad_step(self) -> tuple[int, float] | None:
-        """Return the first step whose loss was not finite, and that loss, if there was one."""
+        """Return the first step whose loss was not finite, and that loss, if there was one.
+
+        All processes have to ask.
+        """
         if self._bad is None:
             return None
         step, loss = self._bad.tolist()
-        return (int(step), loss) if step >= 0 else None
+        first = self.processes.lowest(step if step >= 0 else math.inf)
+        if first == math.inf:
+            return None
+        return int(first), loss if first == step else math.nan
 
     def step(self, step: int) -> float:
         """Take one step; returns the factor of its learning rates."""
         policy, phase = self.policy, self.phase
-        torch.manual_seed(step_seed(self.config.seed, self.index, step))
+        rank = self.processes.rank
+        torch.manual_seed(step_seed(self.config.seed, self.index, step, rank))
         policy.train()
         if self._frozen is not None:
             self._frozen.eval()
@@ -74,6 +96,7 @@ class Stepper:
         self._watch(step, loss.detach())
         phase.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        self.processes.add_up([p.grad for p in self.parameters if p.grad is not None])
         if phase.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.parameters, phase.clip)
         phase.optimizer.step()

@@ -8,8 +8,6 @@ RUN/report.html            at the end
 
 from collections.abc import Callable
 from pathlib import Path
-import signal
-from types import FrameType
 from typing import Any, Literal
 
 import torch
@@ -23,11 +21,13 @@ from vqbet_ros.structured import to_mapping
 from vqbet_ros.training.card import model_card
 from vqbet_ros.training.data import load_data, TrainingData
 from vqbet_ros.training.html import require_matplotlib
-from vqbet_ros.training.journal import Journal, rewind_metrics
+from vqbet_ros.training.interrupts import Interrupts
+from vqbet_ros.training.journal import Journal, rewind_metrics, Silence
 from vqbet_ros.training.phases.common import Phase
 from vqbet_ros.training.phases.encoder import EncoderTraining
 from vqbet_ros.training.phases.policy import PolicyTraining
 from vqbet_ros.training.phases.tokenizer import TokenizerTraining
+from vqbet_ros.training.processes import ALONE, Processes
 from vqbet_ros.training.report import write_report
 from vqbet_ros.training.resume import (
     read_resume,
@@ -38,6 +38,7 @@ from vqbet_ros.training.resume import (
 from vqbet_ros.training.step import Stepper
 import yaml
 
+AGREE_EVERY = 10  # steps after which several processes ask each other whether to stop
 PhaseBuilder = Callable[[Policy, TrainingData, TrainConfig], Phase]
 
 
@@ -61,18 +62,29 @@ class Trainer:
     """Trains one policy on one dataset into one run directory."""
 
     def __init__(
-        self, dataset: Dataset, config: TrainConfig, run: Path, device: Literal['cpu', 'cuda']
+        self,
+        dataset: Dataset,
+        config: TrainConfig,
+        run: Path,
+        device: Literal['cpu', 'cuda'],
+        processes: Processes = ALONE,
     ) -> None:
         """Load the data and build the policy.
+
+        Args:
+            dataset: The demonstrations.
+            config: The whole training.
+            run: Directory that the main process writes, and all can read.
+            device: Where to train.
+            processes: Those that train together.
 
         Raises:
             VqbetError: Dataset and configuration do not fit.
         """
-        self.config, self.run_dir = config, run
-        _check_crop(config, dataset)
+        self.config, self.run_dir, self.processes = config, run, processes
         self.device = torch.device(device)
         torch.manual_seed(config.seed)
-        self.data = load_data(dataset, config, self.device)
+        self.data = load_data(dataset, config, self.device, processes)
         stats = {key: self.data.stats[key] for key in ('state', 'action')}
         try:
             self.policy = Policy(config.model, dataset.spec, stats).to(self.device)
@@ -121,34 +133,53 @@ class Trainer:
             first, start = names.index(saved[1]['phase']), int(saved[1]['step'])
             self.val_metrics = dict(saved[1].get('val_metrics', {}))
             self._resumed_sums = (saved[1].get('sums', {}), int(saved[1].get('counted', 0)))
-            rewind_metrics(self.run_dir / 'metrics.jsonl', names, names[first], start)
+            if self.processes.main:
+                rewind_metrics(self.run_dir / 'metrics.jsonl', names, names[first], start)
         elif self.last.exists():
             raise VqbetError(f'{self.run_dir} holds a run: give --resume, or another --out')
+        self.processes.any(False)  # all have looked before one of them writes
+        if not self.processes.main:
+            with Interrupts(self):
+                return self._run_phases(builders, first, start, saved, Silence())
         self.run_dir.mkdir(parents=True, exist_ok=True)
         if not resume:  # what a run left that ended before its first checkpoint
             (self.run_dir / 'metrics.jsonl').unlink(missing_ok=True)
         text = yaml.safe_dump(to_mapping(self.config), sort_keys=False)
         (self.run_dir / 'config.yaml').write_text(text, encoding='utf-8')
-        with Journal(self.run_dir) as journal, _Interrupts(self):
-            for index, (_, build) in enumerate(builders[first:], start=first):
-                phase = build(self.policy, self.data, self.config)
-                if saved is not None:
-                    restore_phase(phase, *saved)
-                    saved = None
-                if not self._run_phase(phase, index, start, journal):
-                    return False
-                start = 0
-                if self._stop and index + 1 < len(builders):
-                    journal.say(f'stopped after phase {phase.name}; saved {self.last}')
-                    return False
+        with Journal(self.run_dir) as journal, Interrupts(self):
+            if not self._run_phases(builders, first, start, saved, journal):
+                return False
             journal.end_phase()
             journal.say('writing the report')
             journal.say(f'report: {write_report(self.run_dir, self.data.dataset)}')
         return True
 
-    def _run_phase(self, phase: Phase, index: int, start: int, journal: Journal) -> bool:
+    def _run_phases(
+        self,
+        builders: list[tuple[str, PhaseBuilder]],
+        first: int,
+        start: int,
+        saved: tuple[dict[str, torch.Tensor], dict[str, Any]] | None,
+        journal: Journal | Silence,
+    ) -> bool:
+        for index, (_, build) in enumerate(builders[first:], start=first):
+            self.processes.equal(self.policy)
+            phase = build(self.policy, self.data, self.config)
+            if saved is not None:
+                restore_phase(phase, *saved)
+                saved = None
+            if not self._run_phase(phase, index, start, journal):
+                return False
+            start = 0
+            if self.processes.any(self._stop) and index + 1 < len(builders):
+                journal.say(f'stopped after phase {phase.name}; saved {self.last}')
+                return False
+        return True
+
+    def _run_phase(self, phase: Phase, index: int, start: int, journal: Journal | Silence) -> bool:
         config = self.config
-        stepper = Stepper(self.policy, phase, config, index)
+        processes = self.processes
+        stepper = Stepper(self.policy, phase, config, index, processes)
         stepper.restore(*self._resumed_sums)
         self._resumed_sums = ({}, 0)
         total = sum(p.numel() for p in stepper.parameters)
@@ -160,15 +191,19 @@ class Trainer:
             done = step + 1
             last = done == phase.steps
             log, validate = (last or done % n == 0 for n in (config.log_every, config.val_every))
-            stop = self._stop  # read once: a signal may come at any point below
+            # Read once: a signal may come at any point below. Several have to agree on it.
+            stop = self._stop
+            if processes.count > 1:
+                stop = done % AGREE_EVERY == 0 and processes.any(stop)
             save = last or stop or done % config.save_every == 0
             # On a GPU asking for a figure waits for all that was begun: only now and then.
-            if log or validate or save or self.device.type == 'cpu':
+            alone_on_cpu = self.device.type == 'cpu' and processes.count == 1
+            if log or validate or save or alone_on_cpu:
                 self._require_finite(stepper)
             if log:
                 figures = {**stepper.clear(), 'lr_factor': factor}
                 journal.write(phase.name, done, phase.steps, figures, 'train')
-            if validate:
+            if validate and processes.main:
                 values = self._validate(phase)
                 self.val_metrics[phase.name] = values
                 journal.write(phase.name, done, phase.steps, values, 'val')
@@ -206,6 +241,9 @@ class Trainer:
 
     def _save(self, stepper: Stepper, step: int) -> None:
         phase = stepper.phase
+        sums = stepper.sums
+        if not self.processes.main:
+            return
         tensors, meta = resume_state(phase, step, self.policy, self.config)
         training = {
             'package_version': __version__,
@@ -228,7 +266,7 @@ class Trainer:
                 'resume': {
                     **meta,
                     'val_metrics': self.val_metrics,
-                    'sums': stepper.sums,
+                    'sums': sums,
                     'counted': stepper.counted,
                 }
             },
@@ -255,34 +293,3 @@ class Trainer:
             problems.append('the values in it')
         if problems:
             raise BadCheckpoint(listed(f'{self.last} was trained on another dataset', problems))
-
-
-def _check_crop(config: TrainConfig, dataset: Dataset) -> None:
-    crop = config.model.vision.crop
-    for camera in dataset.spec.cameras:
-        if crop is not None and crop > min(camera.height, camera.width):
-            raise ConfigError(
-                f'model.vision.crop is {crop}, but the pictures of camera {camera.name} are '
-                f'{camera.height}x{camera.width}: take a smaller crop, or null'
-            )
-
-
-class _Interrupts:
-    """While active, SIGINT and SIGTERM ask the trainer to save and stop after the step."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        self._trainer = trainer
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._ask)
-
-    def __exit__(self, *exc_info: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self._trainer.stopping:  # asked twice: now, without saving
-            raise KeyboardInterrupt
-        self._trainer.stop()

@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from torch import nn, Tensor
 from vqbet_ros.data.windows import batch_of, FrameTable, Rows
+from vqbet_ros.errors import ConfigError
 from vqbet_ros.policy.vision import colour_jitter, random_crop, to_float
 from vqbet_ros.training.data import TrainingData
 from vqbet_ros.training.optimizer import MovingAverage
+from vqbet_ros.training.processes import ALONE, Processes
 
 Metrics = dict[str, Tensor | float]
 VAL_FRAMES = 2048
@@ -31,9 +33,11 @@ class Phase(Protocol):
     module: nn.Module
     optimizer: torch.optim.AdamW
     average: MovingAverage | None
+    shared: bool
+    """Whether each process takes its share of a batch, not every one the whole."""
 
     def loss(self, step: int) -> tuple[Tensor, Metrics]:
-        """Return the loss and the metrics of a step."""
+        """Return the loss and the metrics of a step, which add up over the processes."""
 
     def validate(self) -> Metrics:
         """Return metrics on the episodes kept out, or on training ones where there are none."""
@@ -43,11 +47,26 @@ class Phase(Protocol):
 
 
 class Batches:
-    """Chooses the frames of each step."""
+    """Chooses the frames of each step.
 
-    def __init__(self, frames: FrameTable, batch: int, seed: int) -> None:
-        self.frames, self.batch, self.seed = frames, batch, seed
+    Raises:
+        ConfigError: There are more processes than samples in a batch.
+    """
+
+    def __init__(
+        self, frames: FrameTable, batch: int, seed: int, processes: Processes = ALONE
+    ) -> None:
+        if processes.count > min(batch, len(frames)):
+            raise ConfigError(
+                f'a batch of {min(batch, len(frames))} samples cannot be shared by '
+                f'{processes.count} processes: raise it, or start fewer'
+            )
+        self.frames, self.batch, self.seed, self.processes = frames, batch, seed, processes
         self.indices = lru_cache(maxsize=2)(self._indices)
+
+    def share(self, step: int) -> FrameTable:
+        """Return this process's part of a step's frames."""
+        return self.processes.share(self.indices(step))
 
     def _indices(self, step: int) -> FrameTable:
         return self.frames.take(batch_of(step, len(self.frames), self.batch, self.seed))

@@ -24,6 +24,7 @@ class EncoderTraining:
     name = 'encoder'
     clip: float | None = 10.0
     average: MovingAverage | None = None
+    shared = True
 
     def __init__(self, policy: Policy, data: TrainingData, config: TrainConfig) -> None:
         """Add a regression head that is thrown away after the phase."""
@@ -46,7 +47,7 @@ class EncoderTraining:
         self.optimizer = adamw(
             [(self.module, 1.0)], lr=settings.lr, weight_decay=settings.weight_decay
         )
-        self._batches = Batches(data.train, settings.batch, config.seed)
+        self._batches = Batches(data.train, settings.batch, config.seed, data.processes)
 
     def episodes(self, step: int) -> Rows:
         """Return the numbers of the episodes in a step's batch."""
@@ -54,14 +55,16 @@ class EncoderTraining:
 
     def loss(self, step: int) -> tuple[Tensor, Metrics]:
         """Return the smooth L1 of the normalised labels."""
-        rows = self._batches.indices(step).at
+        rows = self._batches.share(step).at
         if step + 1 < self.steps:
-            self.data.pictures.read_ahead(self._batches.indices(step + 1).at)
+            self.data.pictures.read_ahead(self._batches.share(step + 1).at)
         images = self.data.images(rows[:, None])
         pixels = augmented(images, self.vision.crop, self.vision.colour_jitter)
         error = self._predict(pixels) - self.labels[rows]
         loss = F.smooth_l1_loss(error, torch.zeros_like(error), beta=0.05)
-        return loss, {'loss': loss.detach(), 'l1': error.detach().abs().mean()}
+        part = len(rows) / len(self._batches.indices(step))
+        loss = loss * part
+        return loss, {'loss': loss.detach(), 'l1': error.detach().abs().mean() * part}
 
     @torch.no_grad()
     def validate(self) -> Metrics:

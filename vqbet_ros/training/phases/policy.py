@@ -20,6 +20,7 @@ class PolicyTraining:
     """Phase 2: trunk and heads, and the encoder unless it is frozen."""
 
     name = 'policy'
+    shared = True
 
     def __init__(self, policy: Policy, data: TrainingData, config: TrainConfig) -> None:
         """Compute the features of all frames once if the encoder is frozen."""
@@ -48,7 +49,7 @@ class PolicyTraining:
         )
         self.average: MovingAverage | None = MovingAverage(policy, settings.ema_decay)
         self.bf16 = config.bf16 and data.device.type == 'cuda'
-        self._batches = Batches(data.train, settings.batch, config.seed + 2)
+        self._batches = Batches(data.train, settings.batch, config.seed + 2, data.processes)
         self._seed = config.seed
 
     def episodes(self, step: int) -> Rows:
@@ -59,12 +60,35 @@ class PolicyTraining:
         """Return the policy's loss on a batch with augmentation and goal dropout."""
         frames = self._batches.indices(step)
         rng = np.random.default_rng((self._seed, step))
+        goal_at = goal_rows(frames, self.model.goal_steps, rng) if self.model.goal_steps else None
         if self.features is None and self.policy.encoder is not None and step + 1 < self.steps:
-            following = self._batches.indices(step + 1)
+            following = self._batches.share(step + 1)
             rows = windows(following, self.model.history, self.model.chunk)
             self.data.pictures.read_ahead(rows.observed)
-        loss, metrics = self._loss(frames, rng, training=True)
-        return loss, {'loss': loss.detach(), **metrics}
+        processes = self.data.processes
+        if processes.count == 1:
+            loss, metrics = self._loss(frames, goal_at, training=True)
+            return loss, {'loss': loss.detach(), **metrics}
+        # A mean over a part, times the part's share of what it is a mean of, is a part of the
+        # mean over the whole batch.
+        share = processes.share(frames)
+        goal_at = None if goal_at is None else goal_at[processes.rank :: processes.count]
+        codes, steps = (
+            part / max(1, whole)
+            for part, whole in zip(self._counts(share), self._counts(frames), strict=True)
+        )
+        loss, metrics = self._loss(share, goal_at, True, codes, steps)
+        shares = {
+            'code_loss': 1.0,
+            'offset_loss': steps,
+        }  # the first one's weights hold it already
+        parts = {key: value * shares.get(key, codes) for key, value in metrics.items()}
+        return loss, {'loss': loss.detach(), **parts}
+
+    def _counts(self, frames: FrameTable) -> tuple[int, int]:
+        """Return how many whole chunks, and how many real steps, a batch has."""
+        mask = windows(frames, self.model.history, self.model.chunk).mask  # (B, h, W)
+        return int(mask.all(-1).sum()), int(mask.sum())
 
     @torch.no_grad()
     def validate(self) -> Metrics:
@@ -73,15 +97,32 @@ class PolicyTraining:
         sums: dict[str, float] = {}
         for part in np.array_split(np.arange(len(frames)), max(1, len(frames) // 256)):
             taken = frames.take(part)
-            loss, metrics = self._loss(taken, np.random.default_rng(0), training=False)
+            goal_at = None
+            if self.model.goal_steps:
+                goal_at = goal_rows(taken, self.model.goal_steps, np.random.default_rng(0))
+            loss, metrics = self._loss(taken, goal_at, training=False)
             metrics = {'loss': loss, **metrics, **self._chunk_error(taken)}
             for key, value in metrics.items():
                 sums[key] = sums.get(key, 0.0) + float(value) * len(part) / len(frames)
         return dict(sums)
 
     def _loss(
-        self, frames: FrameTable, rng: np.random.Generator, training: bool
+        self,
+        frames: FrameTable,
+        goal_at: Rows | None,
+        training: bool,
+        codes: float = 1.0,
+        steps: float = 1.0,
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return loss and metrics of a batch, or of a part that has these shares of the whole.
+
+        Args:
+            frames: The samples.
+            goal_at: (B, g) rows of their goals, if the policy takes any.
+            training: Whether to augment.
+            codes: The part's share of the whole chunks, of which codes are learned.
+            steps: Its share of the real steps, of which offsets are.
+        """
         settings, device = self.settings, self.data.device
         rows = windows(frames, self.model.history, self.model.chunk)
         present = torch.from_numpy(rows.present).to(device)
@@ -90,8 +131,7 @@ class PolicyTraining:
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
             observed = self._steps(rows.observed, present, training)
             goal = None
-            if self.model.goal_steps:
-                goal_at = goal_rows(frames, self.model.goal_steps, rng)
+            if goal_at is not None:
                 kept = torch.ones(len(goal_at), dtype=torch.bool)
                 if training:
                     kept = torch.rand(len(goal_at)) >= settings.goal_dropout
@@ -103,9 +143,9 @@ class PolicyTraining:
                 actions,
                 torch.from_numpy(rows.mask).to(device),
                 gamma=settings.gamma,
-                primary_weight=settings.primary_weight,
-                secondary_weight=settings.secondary_weight,
-                offset_weight=settings.offset_weight,
+                primary_weight=settings.primary_weight * codes,
+                secondary_weight=settings.secondary_weight * codes,
+                offset_weight=settings.offset_weight * steps,
                 offset_codes=settings.offset_codes,
                 temperature=settings.temperature,
             )

@@ -21,6 +21,7 @@ class TokenizerTraining:
     name = 'tokenizer'
     clip: float | None = None
     average: MovingAverage | None = None
+    shared = False  # it is small: to exchange its gradients would take longer
 
     def __init__(self, policy: Policy, data: TrainingData, config: TrainConfig) -> None:
         """Take the chunks that start at the training frames, as far as they are whole."""
