@@ -6,24 +6,29 @@ channels, G code layers, H x W_px an image.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+import logging
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 import torch
 from torch import Tensor
-from vqbet_ros.errors import ConfigError
+from vqbet_ros.errors import BadCheckpoint, ConfigError
 from vqbet_ros.policy.checkpoint import load_checkpoint
 from vqbet_ros.policy.feature_rows import FeatureRows, Key, NOTHING
 from vqbet_ros.policy.graphs import GraphRunner
 from vqbet_ros.policy.heads import gumbel_noise, Stay
+from vqbet_ros.policy.onnx_runner import OnnxRunner
 from vqbet_ros.policy.policy import Goal, Policy
 from vqbet_ros.policy.runner import Question, Runner
 from vqbet_ros.policy.vqbet import Decoded
 from vqbet_ros.spec import RobotSpec
 
 Precision = Literal['float32', 'bfloat16', 'float16']
+GRAPH = 'policy.onnx'
+"""The file of a checkpoint that runs in ONNX Runtime on a CPU, where there is one."""
+log = logging.getLogger(__name__)
 KEPT = 4
 """Observations whose frames there is room for: a camera may be faster than the policy."""
 
@@ -83,6 +88,7 @@ class Engine:
         temperature: float | None = None,
         seed: int = 0,
         precision: Precision | None = None,
+        graph: Path | None = None,
     ) -> None:
         """Wrap a policy in evaluation mode.
 
@@ -93,22 +99,25 @@ class Engine:
             seed: Of the draws.
             precision: Of encoder and trunk; codes and all that decodes them are float32. None
                 takes float16 on a GPU, float32 elsewhere.
+            graph: An ONNX file that was exported from this policy, to run instead of it; see
+                `onnx_runner`.
+
+        Raises:
+            BadCheckpoint: The graph is not this policy's.
         """
         self.policy = policy.eval().requires_grad_(False)
         self.temperature = policy.config.temperature if temperature is None else temperature
         self._generator = torch.Generator().manual_seed(seed)
         self._goal: Goal | None = None
-        kind: type[Runner] = Runner
-        if policy.device.type == 'cuda':
-            kind = GraphRunner
-        frames = policy.config.history * len(policy.spec.cameras)
-        self._rows = FeatureRows(KEPT * frames)
-        self._runner = kind(
-            self.policy,
-            rows=self._rows.count,
-            temperature=self.temperature,
-            dtype=_dtype(precision, policy.device),
-        )
+        cameras = len(policy.spec.cameras)
+        self._rows = FeatureRows(KEPT * policy.config.history * cameras, max(1, cameras))
+        self._runner: Runner | OnnxRunner
+        how: dict[str, Any] = {'rows': self._rows.count, 'temperature': self.temperature}
+        if graph is not None:
+            self._runner = OnnxRunner(self.policy, graph, **how)
+        else:
+            kind = GraphRunner if policy.device.type == 'cuda' else Runner
+            self._runner = kind(self.policy, dtype=_dtype(precision, policy.device), **how)
 
     @classmethod
     def load(
@@ -135,8 +144,17 @@ class Engine:
         """
         if threads is not None:
             torch.set_num_threads(threads)
-        loaded = load_checkpoint(checkpoint, device)
-        return cls(loaded.policy, temperature=temperature, seed=seed, precision=precision)
+        policy = load_checkpoint(checkpoint, device).policy
+        file = Path(checkpoint) / GRAPH
+        if precision is None and policy.device.type == 'cpu' and file.exists():
+            try:
+                engine = cls(policy, temperature=temperature, seed=seed, graph=file)
+            except (BadCheckpoint, ModuleNotFoundError) as error:
+                log.warning('%s is not used: %s', file, error)
+            else:
+                log.info('%s runs in ONNX Runtime', file)
+                return engine
+        return cls(policy, temperature=temperature, seed=seed, precision=precision)
 
     @property
     def spec(self) -> RobotSpec:
@@ -259,9 +277,9 @@ class Engine:
         for goal in goals:
             self._runner.set_goal(goal)
             for _ in range(5):
-                for camera in self.spec.cameras:
+                for camera, row in zip(self.spec.cameras, self._rows.scratch, strict=False):
                     image = np.zeros((camera.height, camera.width, 3), np.uint8)
-                    self._runner.encode(image, self._rows.scratch)
+                    self._runner.encode(image, row)
                 for known in (1, self.history):
                     self._runner.decide(self._empty_question(known))
         self._runner.set_goal(self._goal)
@@ -329,7 +347,7 @@ class Engine:
     def _empty_question(self, known: int) -> Question:
         steps = self.history
         return Question(
-            rows=[[self._rows.scratch] * len(self.spec.cameras)] * steps,
+            rows=[self._rows.scratch[: len(self.spec.cameras)]] * steps,
             state=np.zeros((steps, self.spec.state_dim), np.float32),
             present=np.arange(steps) >= steps - known,
             noise=self._noise(1),

@@ -1,6 +1,6 @@
 """Which row of the ring holds which frame's features, so that no frame is encoded twice.
 
-Row 0 is always zero: it stands for a frame that is not there. The last row is scratch.
+Row 0 is always zero: it stands for a frame that is not there. The last rows are scratch.
 """
 
 from collections.abc import Iterable
@@ -14,14 +14,16 @@ NOTHING = 0
 class FeatureRows:
     """Gives rows to frames, and takes them back from those that cannot be wanted again."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, scratch: int = 1) -> None:
         """Start empty.
 
         Args:
             most: Frames to hold, at least as many as an observation has.
+            scratch: Rows that are never given to a frame.
         """
-        self.count = most + 2
-        self.scratch = most + 1
+        self.count = most + 1 + scratch
+        self.scratch = list(range(most + 1, self.count))
+        self._most = most
         self._rows: dict[Key, int] = {}
         self._free = list(range(most, 0, -1))
 
@@ -36,7 +38,7 @@ class FeatureRows:
     def clear(self) -> None:
         """Forget all frames."""
         self._rows.clear()
-        self._free = list(range(self.count - 2, 0, -1))
+        self._free = list(range(self._most, 0, -1))
 
     def keep(self, wanted: Iterable[Key]) -> list[Key]:
         """Make room for an observation's frames; return those that have no row yet.

@@ -9,6 +9,7 @@ C codes a layer, W chunk, A action channels, H x W_px an image.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,8 @@ from vqbet_ros.policy.program import Program
 
 OPSET = 18
 OUTPUTS = ('actions', 'codes', 'probabilities', 'features')
+FINGERPRINT = 'vqbet_policy'
+"""The metadata that holds what `fingerprint` gives."""
 TOLERANCE = 1e-3
 """Of actions, as a share of the range of the demonstrations' actions."""
 
@@ -200,6 +203,7 @@ def export(policy: Policy, path: Path, *, temperature: float, cases: int = 32) -
                 external_data=False,
                 verbose=False,
             )
+        _sign(unfinished, fingerprint(policy, temperature))
         found = compare(policy, unfinished, temperature=temperature, cases=cases)
         if max(found.action_error, found.probability_error) > TOLERANCE or found.same_codes < 1.0:
             raise VqbetError(
@@ -210,6 +214,26 @@ def export(policy: Policy, path: Path, *, temperature: float, cases: int = 32) -
     finally:
         unfinished.unlink(missing_ok=True)
     return found
+
+
+def fingerprint(policy: Policy, temperature: float) -> str:
+    """Return what tells a graph's policy from any other: its weights, configuration and draw."""
+    names = [camera.name for camera in policy.spec.cameras]
+    digest = hashlib.sha256(repr((policy.config, names, float(temperature))).encode())
+    # Of the buffers also those that a state dict leaves out: the normalisation.
+    for name, value in sorted([*policy.named_parameters(), *policy.named_buffers()]):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _sign(path: Path, text: str) -> None:
+    import onnx  # an extra
+
+    model = onnx.load(path)
+    entry = model.metadata_props.add()
+    entry.key, entry.value = FINGERPRINT, text
+    onnx.save(model, path)
 
 
 def compare(policy: Policy, path: Path, *, temperature: float, cases: int) -> Agreement:
