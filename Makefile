@@ -115,7 +115,7 @@ $(PEERS_STAMP): setup.py | $(STAMP)
 	[ -x $$uv ] || $(BIN)/python -m pip install --quiet uv
 	echo '== Making .peers with LeRobot $(LEROBOT)'
 	"$$uv" venv --quiet --clear --python 3.11 .peers
-	"$$uv" pip install --python .peers/bin/python 'lerobot[pusht]==$(LEROBOT)' --editable .
+	"$$uv" pip install --python .peers/bin/python 'lerobot[pusht]==$(LEROBOT)' --editable '.[onnx]'
 	touch $@
 
 bench-peers: $(PEERS_STAMP)

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 from vqbet_ros.cli.bench_policy import (
     EngineTimer,
+    in_onnx_runtime,
     machine,
     observations,
     peer_config,
@@ -141,7 +142,7 @@ def lerobot_inputs(device: str, seed: int) -> list[dict[str, Tensor]]:
     return inputs
 
 
-def inference(args: argparse.Namespace) -> list[Contender]:
+def inference(args: argparse.Namespace, folder: Path) -> list[Contender]:
     """Return what decides."""
     inputs = lerobot_inputs(args.device, args.seed)
 
@@ -160,6 +161,10 @@ def inference(args: argparse.Namespace) -> list[Contender]:
     engine = Engine(policy.to(args.device), seed=args.seed)
     timer = EngineTimer(engine, args.seed)
     contenders = [Contender(OURS, _count(policy), timer.run, 0, args.calls, timer)]
+    if args.device == 'cpu':
+        timer = EngineTimer(in_onnx_runtime(policy, folder, args.seed), args.seed)
+        name = f'{OURS}, ONNX Runtime'
+        contenders.append(Contender(name, _count(policy), timer.run, 0, args.calls, timer))
     diffusion = {'ddim_calls': ('DDIM', 10), 'ddpm_calls': ('DDPM', 100)}
     torch.manual_seed(args.seed)
     peer = lerobot_policy('vqbet', args.device)
@@ -212,7 +217,8 @@ def training(args: argparse.Namespace, folder: Path) -> list[Contender]:
         return call
 
     torch.manual_seed(args.seed)
-    for name, kind in (('LeRobot VQ-BeT', 'vqbet'), ('LeRobot Diffusion Policy', 'diffusion')):
+    peers = {'LeRobot VQ-BeT': 'vqbet', 'LeRobot Diffusion Policy': 'diffusion'}
+    for name, kind in list(peers.items())[: 1 if args.no_diffusion else 2]:
         peer = lerobot_policy(kind, args.device)
         settings = peer.config
         actions = len(settings.action_delta_indices)
@@ -242,6 +248,7 @@ def main() -> int:
     parser.add_argument('--calls', type=int, default=None, help='(200; of training 12)')
     parser.add_argument('--ddim-calls', type=int, default=30, help='of DDIM; 0 leaves it out')
     parser.add_argument('--ddpm-calls', type=int, default=5, help='of DDPM; 0 leaves it out')
+    parser.add_argument('--no-diffusion', action='store_true', help='leave it out of training')
     parser.add_argument('--rounds', type=int, default=5, help='turns that each gets')
     parser.add_argument('--batch', type=int, default=8, help='samples in a step of training')
     parser.add_argument('--threads', type=int, default=2, help='CPU threads')
@@ -254,7 +261,7 @@ def main() -> int:
     torch.set_num_threads(args.threads)
     about = machine()
     with tempfile.TemporaryDirectory() as folder:
-        contenders = inference(args) if args.what == 'inference' else training(args, Path(folder))
+        contenders = {'inference': inference, 'training': training}[args.what](args, Path(folder))
         take_turns(contenders, args.rounds)
     ours = float(np.median(contenders[0].durations_s))
     rows = []
@@ -274,7 +281,9 @@ def main() -> int:
             f'{contender.name:<42} median {figures["p50_ms"]:10.2f} ms, p99 '
             f'{figures["p99_ms"]:10.2f} ms, {ratio:8.2f} times ours'
         )
-    about['versions'] |= {name: metadata.version(name) for name in ('lerobot', 'diffusers')}
+    about['versions'] |= {
+        name: metadata.version(name) for name in ('lerobot', 'diffusers', 'onnxruntime')
+    }
     result = {
         'what': args.what,
         'device': args.device,

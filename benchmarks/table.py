@@ -51,7 +51,7 @@ def where(result: Result) -> str:
 
 
 def peers(kind: str, results: Path, note: str = '') -> str:
-    """Return the table of one comparison with the peers."""
+    """Return the table of one comparison with the peers, the slowest of which has its own run."""
     head = ('where', 'policy', 'parameters', 'median, ms', 'p99, ms', 'calls', 'times ours')
     rows: list[Row] = []
     for device, name in DEVICES.items():
@@ -69,32 +69,37 @@ def peers(kind: str, results: Path, note: str = '') -> str:
                 str(row['calls']),
                 f'{row["times_ours"]:.1f}' if row['times_ours'] != 1 else '',
             )
-            for row in result['rows']
+            for row in rows_of(kind, result, results)
         ]
     return markdown(head, rows)
 
 
+def rows_of(kind: str, result: Result, results: Path) -> list[Result]:
+    """Return the rows of a comparison and those that only its run with slow ones has."""
+    slow = newest(f'{kind}_slow', result['device'], results) or {'rows': []}
+    names = {row['name'] for row in result['rows']}
+    return [*result['rows'], *(row for row in slow['rows'] if row['name'] not in names)]
+
+
 def inference(results: Path) -> str:
     """Return the table of decisions of ours alone."""
-    head = ('where', 'cameras', 'parameters', 'numbers', 'median, ms', 'p99, ms', 'calls')
+    head = ('where', 'cameras', 'by', 'numbers', 'median, ms', 'p99, ms', 'calls')
+    kinds = {
+        'inference': ('one of 96x96', 'PyTorch'),
+        'inferenceonnx': ('one of 96x96', 'ONNX Runtime'),
+        'inference224': ('two of 224x224', 'PyTorch'),
+        'inference224onnx': ('two of 224x224', 'ONNX Runtime'),
+    }
     rows: list[Row] = []
     for device, name in DEVICES.items():
-        for kind, cameras in (('inference', 'one of 96x96'), ('inference224', 'two of 224x224')):
+        for kind, (cameras, runtime) in kinds.items():
             result = newest(kind, device, results)
-            if result is None:
-                rows.append((name, cameras, '', '', OPEN, '', ''))
-                continue
-            rows.append(
-                (
-                    where(result),
-                    cameras,
-                    f'{result["parameters"] / 1e6:.1f} M',
-                    result['dtype'],
-                    milliseconds(result['p50_ms']),
-                    milliseconds(result['p99_ms']),
-                    str(result['calls']),
-                )
-            )
+            if result is not None:
+                figures = (milliseconds(result[key]) for key in ('p50_ms', 'p99_ms'))
+                calls = str(result['calls'])
+                rows.append((where(result), cameras, runtime, result['dtype'], *figures, calls))
+            elif device == 'cpu' or not kind.endswith('onnx'):
+                rows.append((name, cameras, runtime, '', OPEN, '', ''))
     return markdown(head, rows)
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+import tempfile
 from typing import Any
 
 from vqbet_ros.cli.bench_options import add_shape_arguments, write_json
@@ -32,6 +33,16 @@ def add_parser(subparsers: Any) -> None:
         default=1000,
         help=f'decisions, at least {LEAST_CALLS} (default: %(default)s)',
     )
+    parser.add_argument(
+        '--precision',
+        choices=('float32', 'bfloat16', 'float16'),
+        help='of encoder and trunk (default: float16 on a GPU, float32 on a CPU)',
+    )
+    parser.add_argument(
+        '--onnx',
+        action='store_true',
+        help="in ONNX Runtime, of a graph that is made first; needs the extra 'onnx' and no GPU",
+    )
     add_shape_arguments(parser)
 
 
@@ -39,11 +50,14 @@ def run(args: argparse.Namespace) -> int:
     """Measure; returns the exit status."""
     if args.calls < LEAST_CALLS:
         args.parser.error(f'--calls must be at least {LEAST_CALLS}, got {args.calls}')
+    if args.onnx and (args.checkpoint or args.precision or args.device == 'cuda'):
+        args.parser.error('--onnx goes with neither a checkpoint, --precision nor cuda')
     if args.checkpoint is not None and args.set:
         args.parser.error('--set does not change a checkpoint')
 
     from vqbet_ros.cli.bench_policy import (
         EngineTimer,
+        in_onnx_runtime,
         machine,
         peer_config,
         peer_spec,
@@ -54,13 +68,16 @@ def run(args: argparse.Namespace) -> int:
     from vqbet_ros.training.trainer import pick_device
 
     set_threads(args.threads)
-    device = pick_device(args.device)
+    device = pick_device('cpu' if args.onnx else args.device)
     if args.checkpoint is not None:
-        engine = Engine.load(args.checkpoint, device, seed=args.seed)
+        engine = Engine.load(args.checkpoint, device, seed=args.seed, precision=args.precision)
     else:
         model = peer_config(args.size, args.set).model
         policy = random_policy(model, peer_spec(args.cameras, args.size), args.seed)
-        engine = Engine(policy.to(device), seed=args.seed)
+        engine = Engine(policy.to(device), seed=args.seed, precision=args.precision)
+        if args.onnx:
+            with tempfile.TemporaryDirectory() as folder:
+                engine = in_onnx_runtime(policy, Path(folder), args.seed)
     timer = EngineTimer(engine, args.seed)
     timer.warm_up()
     about = machine()
@@ -68,6 +85,8 @@ def run(args: argparse.Namespace) -> int:
     figures = {
         'policy': 'peer' if args.checkpoint is None else str(args.checkpoint),
         **timer.figures(),
+        'runtime': 'ONNX Runtime' if args.onnx else 'PyTorch',
+        'dtype': args.precision or ('float32' if device == 'cpu' else 'float16'),
         'seed': args.seed,
         **about,
     }

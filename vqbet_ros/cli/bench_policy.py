@@ -75,6 +75,15 @@ def random_policy(model: ModelConfig, spec: RobotSpec, seed: int) -> Policy:
     return policy
 
 
+def in_onnx_runtime(policy: Policy, folder: Path, seed: int) -> Engine:
+    """Export a policy and return an engine that runs the graph."""
+    from vqbet_ros.policy.onnx_export import export
+
+    path = folder / 'policy.onnx'
+    export(policy.eval(), path, temperature=policy.config.temperature)
+    return Engine(policy, seed=seed, graph=path)
+
+
 def observations(spec: RobotSpec, history: int, seed: int) -> Iterator[Observation]:
     """Yield what a robot would see, one step after the other without an end: random pictures."""
     rng = np.random.default_rng(seed)
@@ -137,12 +146,11 @@ class EngineTimer:
 
     def figures(self) -> dict[str, Any]:
         """Describe engine and durations; keys as `vqbet bench inference` has them."""
-        engine, weights = self.engine, list(self.engine.policy.parameters())
+        engine = self.engine
         return {
             'device': engine.policy.device.type,
             'threads': torch.get_num_threads(),
-            'dtype': str(getattr(engine, 'dtype', weights[0].dtype)).removeprefix('torch.'),
-            'parameters': sum(weight.numel() for weight in weights),
+            'parameters': sum(weight.numel() for weight in engine.policy.parameters()),
             **percentiles_ms(self.durations_s),
             'calls': len(self.durations_s),
             'warm_up_calls': WARM_UP_CALLS,
