@@ -122,7 +122,7 @@ def test_a_dead_inference_is_a_fault_until_the_node_is_activated_again(rig):
 
 
 def test_a_new_goal_counts_within_two_ticks(rig, tmp_path):
-    one = rig(policy=fault.Circle(goal_steps=1)).start()
+    one = rig(policy=fault.Circle(goal_steps=1), plan_every=6).start()  # old plans would go on
     camera, before = fault.SPEC.cameras[0], one.policy.centre
     picture = np.full((camera.height, camera.width, 3), 51, np.uint8)  # the circle shifts by 0.2
     cv2.imwrite(str(tmp_path / 'goal.png'), picture)
