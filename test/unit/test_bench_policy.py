@@ -77,6 +77,18 @@ def test_inference_figures(tmp_path, monkeypatch):
     assert figures['parameters'] > 10_000
 
 
+@pytest.mark.slow
+def test_inference_in_onnx_runtime(tmp_path, monkeypatch):
+    for module in ('onnx', 'onnxruntime', 'onnxscript'):
+        pytest.importorskip(module, reason=f"needs {module}: extra 'onnx'")
+    monkeypatch.setattr(bench_inference, 'LEAST_CALLS', 3)
+    path = tmp_path / 'inference.json'
+    arguments = ['--calls', '3', '--size', '32', *SMALL, '--onnx']
+    assert main(['bench', 'inference', *arguments, '--json', str(path)]) == 0
+    figures = json.loads(path.read_text())
+    assert (figures['runtime'], figures['device'], figures['calls']) == ('ONNX Runtime', 'cpu', 3)
+
+
 def test_a_checkpoint_with_goals_is_measured_with_one(tmp_path, monkeypatch, tiny_config):
     monkeypatch.setattr(bench_inference, 'LEAST_CALLS', 2)
     model = replace(tiny_config.model, goal_steps=2, goal_state=True)
@@ -96,6 +108,7 @@ def test_a_checkpoint_with_goals_is_measured_with_one(tmp_path, monkeypatch, tin
     'arguments',
     [
         ['inference', '--calls', '199'],
+        ['inference', '--onnx', '--device', 'cuda'],
         ['train', '--steps', '0'],
         ['train', '--batch', '0'],
         ['train', '--phase', 'encoder'],
