@@ -101,9 +101,17 @@ class GraphRunner(Runner):
             with torch.inference_mode(), torch.cuda.stream(self._stream):
                 work()
 
-        for _ in range(3):  # libraries set themselves up in the first calls, which is not captured
-            plainly()
-        self._stream.synchronize()
+        chosen, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
+        try:
+            for _ in range(3):  # libraries set themselves up, and try out which kernel is fastest
+                plainly()
+            self._stream.synchronize()
+            return self._replayed(work, name) or plainly
+        finally:
+            torch.backends.cudnn.benchmark = chosen
+
+    def _replayed(self, work: Callable[[], None], name: str) -> Callable[[], None] | None:
+        """Return what replays the work, None where it cannot be captured."""
         graph = torch.cuda.CUDAGraph()
         try:
             with (
@@ -118,7 +126,7 @@ class GraphRunner(Runner):
                 str(error).splitlines()[0],
             )
             torch.cuda.synchronize(self.device)
-            return plainly
+            return None
 
         def replay() -> None:
             with torch.cuda.stream(self._stream):
