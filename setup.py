@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 
 PACKAGE = 'vqbet_ros'
 # What `vqbet export onnx` writes with, and compares with.
-ONNX = ['onnx>=1.16', 'onnxruntime>=1.18', 'onnxscript>=0.2']
+ONNX = ['onnx>=1.16', 'onnxruntime>=1.18', 'onnxscript>=0.2', 'torch>=2.6']
 VERSION = ElementTree.parse(Path(__file__).resolve().parent / 'package.xml').findtext('version')
 
 
