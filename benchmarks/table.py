@@ -21,6 +21,7 @@ RESULTS, DOCUMENT = ROOT / 'benchmarks/results', ROOT / 'docs/benchmarks.md'
 BLOCK = re.compile(r'(<!-- table: (\w+) -->\n).*?(<!-- end -->)', re.DOTALL)
 DEVICES = {'cpu': 'CPU', 'cuda': 'GPU'}
 OPEN = 'not yet measured'
+SCALES = ('batch', 'history', 'cameras', 'width')  # of `vqbet bench train --vary`
 Result = dict[str, Any]
 Row = tuple[str, ...]
 
@@ -112,18 +113,22 @@ def scaling(results: Path) -> str:
         if result is None:
             rows.append((name, 'all', '', '', OPEN, ''))
             continue
-        rows += [
-            (
-                where(result),
-                varied,
-                str(row[varied]),
-                f'{row["parameters"] / 1e6:.1f} M',
-                f'{row["steps_per_s"]:.2f}',
-                f'{row["peak_memory_mb"]:.0f}',
-            )
-            for varied, several in result.get('scaling', {}).items()
-            for row in several
-        ]
+        for varied in SCALES:
+            several = result['scaling'].get(varied)
+            if not several:
+                rows.append((where(result), varied, '', '', OPEN, ''))
+                continue
+            rows += [
+                (
+                    where(result),
+                    varied,
+                    str(row[varied]),
+                    f'{row["parameters"] / 1e6:.1f} M',
+                    f'{row["steps_per_s"]:.2f}',
+                    f'{row["peak_memory_mb"]:.0f}',
+                )
+                for row in several
+            ]
     return markdown(head, rows)
 
 
@@ -154,7 +159,7 @@ def profile(results: Path) -> str:
 
 def sources(results: Path) -> str:
     """Return what was measured where and when."""
-    head = ('measurement', 'day', 'machine', 'versions')
+    head = ('measurement', 'day', 'machine', 'load before', 'versions')
     rows: list[Row] = []
     for path in newest_of_all(results):
         result = json.loads(path.read_text(encoding='utf-8'))
@@ -162,7 +167,8 @@ def sources(results: Path) -> str:
         machine = f'{result["cpus"]} CPUs, {result["cpu"]}'
         if result['gpu']:
             machine += f'; {result["gpu"]}'
-        rows.append((f'`{path.name}`', result['date'][:10], machine, ', '.join(versions)))
+        load = str(result['load_before'])
+        rows.append((f'`{path.name}`', result['date'][:10], machine, load, ', '.join(versions)))
     return markdown(head, rows)
 
 

@@ -16,6 +16,7 @@ MACHINE = {
     'cpu': 'Fast One (AVX2)',
     'cpus': 4,
     'gpu': None,
+    'load_before': 0.5,
     'versions': {'torch': '2.9'},
     'device': 'cpu',
     'threads': 2,
@@ -40,7 +41,8 @@ def test_every_measurement_names_its_machine_and_nobody_else():
     for path in (ROOT / 'benchmarks/results').glob('*'):
         assert re.fullmatch(r'\d{4}-\d\d-\d\d_[a-z_0-9]+_(cpu|cuda)\.json', path.name)
         result = json.loads(path.read_text(encoding='utf-8'))
-        assert result.keys() >= {'date', 'cpu', 'cpus', 'gpu', 'versions', 'device', 'seed'}
+        keys = {'date', 'cpu', 'cpus', 'gpu', 'load_before', 'versions', 'device', 'seed'}
+        assert result.keys() >= keys
         assert result['date'].startswith(path.name[:10])
         assert path.stem.endswith(f'_{result["device"]}')
         assert path.stat().st_size < 20_000
