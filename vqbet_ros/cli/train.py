@@ -65,8 +65,11 @@ def run(args: argparse.Namespace) -> int:
     device = pick_device(args.device)
     config = TrainConfig.from_yaml(args.config, device, tuple(args.set))
     processes = start(device)
-    trainer = Trainer(Dataset.open(args.dataset), config, args.out, device, processes)
-    finished = trainer.run(resume=args.resume)
+    try:
+        trainer = Trainer(Dataset.open(args.dataset), config, args.out, device, processes)
+        finished = trainer.run(resume=args.resume)
+    finally:
+        processes.leave()
     if not processes.main:
         return 0
     if finished:

@@ -57,6 +57,11 @@ class Processes:
             for value in module.state_dict().values():
                 distributed.broadcast(value, 0)
 
+    def leave(self) -> None:
+        """Part from the others; a process that ends without it may be aborted while it ends."""
+        if self.count > 1 and distributed.is_initialized():
+            distributed.destroy_process_group()
+
 
 ALONE = Processes()
 
