@@ -30,6 +30,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument('--policy-rate', type=float, default=10.0, help="the policy's, in Hz")
     parser.add_argument('--joints-hz', type=float, default=200.0, help='of the joint states')
     parser.add_argument(
+        '--thread-priority', type=int, default=50, help="the node's parameter; 0: ordinary"
+    )
+    parser.add_argument(
         '--out', type=Path, default=Path('out/bench_control'), help='working folder'
     )
     parser.add_argument(
@@ -147,6 +150,7 @@ def _measure(args: argparse.Namespace, checkpoint: Path) -> dict[str, Any]:
             'policy_node',
             checkpoint=str(checkpoint),
             control_rate_hz=args.rate,
+            thread_priority=args.thread_priority,
             autostart=True,
             device='cpu',
         )
@@ -166,6 +170,7 @@ def _measure(args: argparse.Namespace, checkpoint: Path) -> dict[str, Any]:
             node.diagnostics()
             before, began_s = node.diagnostics(), time.monotonic()
             used_s, count = cpu_s(pid), heard.count
+            real_time = _real_time_threads(pid)
             memory, threads = [], []
             for _ in track(range(args.seconds), args.seconds, 'control, s'):
                 after = node.diagnostics()
@@ -191,7 +196,15 @@ def _measure(args: argparse.Namespace, checkpoint: Path) -> dict[str, Any]:
             'cpu_core_share': round((cpu_s(pid) - used_s) / elapsed_s, 3),
             'rss_mb': {'first': memory[0], 'last': memory[-1], 'max': max(memory)},
             'threads': {'first': threads[0], 'last': threads[-1], 'max': max(threads)},
+            'real_time_threads': real_time,
         }
+
+
+def _real_time_threads(pid: int) -> int:
+    """Count the threads of a process that run before all ordinary ones."""
+    tasks = [int(path.name) for path in Path(f'/proc/{pid}/task').iterdir()]
+    policies = [os.sched_getscheduler(task) & ~os.SCHED_RESET_ON_FORK for task in tasks]
+    return sum(policy == os.SCHED_FIFO for policy in policies)
 
 
 def _times(component: dict[str, str]) -> dict[str, float]:
@@ -211,4 +224,7 @@ def _show(figures: dict[str, Any]) -> None:
     print(f'latency      {latency} ms, observation to command')
     print(f'CPU          {figures["cpu_core_share"]:.0%} of a core')
     print(f'memory       {figures["rss_mb"]["first"]:.0f} to {figures["rss_mb"]["last"]:.0f} MB')
-    print(f'threads      {figures["threads"]["first"]} to {figures["threads"]["last"]}')
+    print(
+        f'threads      {figures["threads"]["first"]} to {figures["threads"]["last"]}, '
+        f'{figures["real_time_threads"]} in real time'
+    )

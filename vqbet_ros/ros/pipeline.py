@@ -151,6 +151,11 @@ class Pipeline:
         self._failure = ''  # logged last
         self._thread: threading.Thread | None = None
 
+    @property
+    def control_thread(self) -> int | None:
+        """The system's id of the control thread, while there is one."""
+        return None if self._thread is None else self._thread.native_id
+
     def start(self) -> None:
         """Start both threads; nothing is sent before `enable`."""
         self._stop.clear()

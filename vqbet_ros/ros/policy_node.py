@@ -26,6 +26,7 @@ from vqbet_ros.ros.pipeline import Pipeline
 from vqbet_ros.ros.policy_parameters import PolicyParameters
 from vqbet_ros.ros.report import Reporter
 from vqbet_ros.ros.running import run
+from vqbet_ros.ros.thread_priority import ThreadPriority
 from vqbet_ros.ros.wiring import Wiring
 
 
@@ -61,6 +62,7 @@ class PolicyNode(LifecycleNode):
         self._load = load
         self._wiring: Wiring | None = None
         self._active = False
+        self._priority = ThreadPriority(self.get_logger().warning)
         self.parameters = declare(self, PolicyParameters)
         self._reporter = Reporter(self.get_fully_qualified_name(), self.get_name(), '')
         self._status = self.create_publisher(DiagnosticStatus, '~/status', qos.STATUS)
@@ -96,6 +98,7 @@ class PolicyNode(LifecycleNode):
         assert self.pipeline is not None  # noqa: S101 - the lifecycle sees to it
         self._active = True
         self.pipeline.start()
+        self._priority.begin(self.pipeline.control_thread, self.parameters.thread_priority)
         if self.parameters.enable:
             self.pipeline.enable(require_streams=False)
         self.changed()
@@ -142,6 +145,7 @@ class PolicyNode(LifecycleNode):
         self._active = False
         if self._wiring is not None:
             self._wiring.stop()
+        self._priority.end()
 
     def changed(self) -> None:
         """Publish state and reason."""

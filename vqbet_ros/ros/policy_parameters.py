@@ -28,6 +28,12 @@ class PolicyParameters:
         "Rate of the commands in Hz; 0: the spec's runtime.control_rate_hz, or its rate.",
         bounds=(0.0, 1000.0),
     )
+    thread_priority: int = parameter(
+        50,
+        'Real-time priority of the thread that commands, SCHED_FIFO, if the system allows it; the '
+        "executor's is one less. 0: both are ordinary threads.",
+        bounds=(0, 98),
+    )
     plan_every: int = parameter(
         0,
         'Steps of a chunk that are executed before the next is planned; 0: all but the last.',
