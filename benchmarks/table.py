@@ -87,6 +87,7 @@ def inference(results: Path) -> str:
     head = ('where', 'cameras', 'by', 'numbers', 'median, ms', 'p99, ms', 'calls')
     kinds = {
         'inference': ('one of 96x96', 'PyTorch'),
+        'inferencefloat32': ('one of 96x96', 'PyTorch'),
         'inferenceonnx': ('one of 96x96', 'ONNX Runtime'),
         'inference224': ('two of 224x224', 'PyTorch'),
         'inference224onnx': ('two of 224x224', 'ONNX Runtime'),
@@ -98,8 +99,9 @@ def inference(results: Path) -> str:
             if result is not None:
                 figures = (milliseconds(result[key]) for key in ('p50_ms', 'p99_ms'))
                 calls = str(result['calls'])
-                rows.append((where(result), cameras, runtime, result['dtype'], *figures, calls))
-            elif device == 'cpu' or not kind.endswith('onnx'):
+                numbers = result.get('numbers', result['dtype'])
+                rows.append((where(result), cameras, runtime, numbers, *figures, calls))
+            elif device == 'cpu' or kind in ('inference', 'inference224'):
                 rows.append((name, cameras, runtime, '', OPEN, '', ''))
     return markdown(head, rows)
 

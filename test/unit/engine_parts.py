@@ -48,6 +48,7 @@ class Observation:
 
 
 def make_engine(config=CONFIG, spec=SPEC, **settings):
+    """Make an engine of random weights; in float32, so that it gives what the plain pass gives."""
     torch.manual_seed(0)
     stats = {
         'state': Stats.of(512 * torch.rand(50, spec.state_dim).numpy()),
@@ -59,7 +60,7 @@ def make_engine(config=CONFIG, spec=SPEC, **settings):
     with torch.no_grad():
         for parameter in policy.vqbet.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
-    return Engine(policy, **settings)
+    return Engine(policy, **{'precision': 'float32', **settings})
 
 
 class Recording:

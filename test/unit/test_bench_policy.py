@@ -13,7 +13,9 @@ from vqbet_ros.cli.bench_training import TrainingTimer, with_batch, write_walks
 from vqbet_ros.cli.main import main
 from vqbet_ros.config import TrainConfig
 from vqbet_ros.policy.checkpoint import save_checkpoint
+from vqbet_ros.policy.engine import GRAPH
 from vqbet_ros.policy.normalizer import Stats
+from vqbet_ros.policy.packed import Numbers
 from vqbet_ros.policy.policy import Policy
 
 SMALL = ['--set', 'model.width=16', '--set', 'model.layers=1', '--set', 'model.heads=2']
@@ -72,28 +74,58 @@ def test_inference_figures(tmp_path, monkeypatch):
     assert figures.keys() >= MACHINE
     assert figures['calls'] == 3
     assert (figures['device'], figures['threads'], figures['dtype']) == ('cpu', 1, 'float32')
+    assert figures['runtime'] == 'PyTorch'
+    assert figures['numbers'] == str(Numbers.best(torch.device('cpu')))
     assert figures['cameras'] == [[32, 32], [32, 32]]
     assert 0 < figures['p50_ms'] <= figures['p99_ms'] <= figures['max_ms']
     assert figures['parameters'] > 10_000
 
 
-@pytest.mark.slow
-def test_inference_in_onnx_runtime(tmp_path, monkeypatch):
+@pytest.fixture
+def with_onnx():
     for module in ('onnx', 'onnxruntime', 'onnxscript'):
         pytest.importorskip(module, reason=f"needs {module}: extra 'onnx'")
+
+
+@pytest.mark.slow
+def test_inference_in_onnx_runtime(tmp_path, monkeypatch, with_onnx):
     monkeypatch.setattr(bench_inference, 'LEAST_CALLS', 3)
     path = tmp_path / 'inference.json'
     arguments = ['--calls', '3', '--size', '32', *SMALL, '--onnx']
     assert main(['bench', 'inference', *arguments, '--json', str(path)]) == 0
     figures = json.loads(path.read_text())
     assert (figures['runtime'], figures['device'], figures['calls']) == ('ONNX Runtime', 'cpu', 3)
+    assert figures['numbers'] == 'float32'
+
+
+def tiny_policy(model):
+    stats = Stats((0.0,) * 2, (1.0,) * 2, (0.5,) * 2, (0.1,) * 2)
+    return Policy(model, peer_spec(1, 24), {'state': stats, 'action': stats})
+
+
+@pytest.mark.slow
+def test_what_ran_a_checkpoint_is_told(tmp_path, monkeypatch, capsys, tiny_config, with_onnx):
+    from vqbet_ros.policy.onnx_export import export
+
+    monkeypatch.setattr(bench_inference, 'LEAST_CALLS', 2)
+    policy, checkpoint = tiny_policy(tiny_config.model).eval(), tmp_path / 'checkpoint'
+    save_checkpoint(checkpoint, policy, card='', training={})
+    export(policy, checkpoint / GRAPH, temperature=policy.config.temperature, cases=2)
+    path = tmp_path / 'figures.json'
+    arguments = ['bench', 'inference', str(checkpoint), '--calls', '2', '--threads', '1']
+    for words, runtime in (
+        ([], 'ONNX Runtime'),
+        (['--precision', 'float32'], 'PyTorch'),
+    ):
+        assert main([*arguments, *words, '--device', 'cpu', '--json', str(path)]) == 0
+        figures = json.loads(path.read_text())
+        assert (figures['runtime'], figures['numbers']) == (runtime, 'float32')
+        assert f'cpu, 1 threads, {runtime}, float32: ' in capsys.readouterr().out
 
 
 def test_a_checkpoint_with_goals_is_measured_with_one(tmp_path, monkeypatch, tiny_config):
     monkeypatch.setattr(bench_inference, 'LEAST_CALLS', 2)
-    model = replace(tiny_config.model, goal_steps=2, goal_state=True)
-    stats = Stats((0.0,) * 2, (1.0,) * 2, (0.5,) * 2, (0.1,) * 2)
-    policy = Policy(model, peer_spec(1, 24), {'state': stats, 'action': stats})
+    policy = tiny_policy(replace(tiny_config.model, goal_steps=2, goal_state=True))
     save_checkpoint(tmp_path / 'goals', policy, card='', training={})
     path = tmp_path / 'figures.json'
     arguments = ['bench', 'inference', str(tmp_path / 'goals'), '--calls', '2', '--threads', '1']

@@ -233,7 +233,9 @@ def test_a_warm_up_leaves_no_trace(temperature):
 
 def test_a_loaded_engine_decides_the_same(engine, tmp_path):
     save_checkpoint(tmp_path / 'checkpoint', engine.policy, card='', training={})
-    loaded = Engine.load(tmp_path / 'checkpoint', threads=torch.get_num_threads())
+    loaded = Engine.load(
+        tmp_path / 'checkpoint', threads=torch.get_num_threads(), precision='float32'
+    )
     assert (loaded.history, loaded.chunk, loaded.goal_steps) == (HISTORY, 4, GOALS)
     assert loaded.spec == SPEC
     observation = Recording().observation(3)

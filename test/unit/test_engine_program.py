@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 import logging
+import subprocess
+import sys
 from typing import Any
 
 from engine_parts import (
@@ -19,10 +21,11 @@ from engine_parts import (
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 from vqbet_ros.policy import packed
-from vqbet_ros.policy.engine import KEPT
+from vqbet_ros.policy.engine import Engine, KEPT
 from vqbet_ros.policy.feature_rows import FeatureRows, NOTHING
-from vqbet_ros.policy.packed import can_pack
+from vqbet_ros.policy.packed import Dense, Numbers
 from vqbet_ros.policy.program import Program
 
 CPU = torch.device('cpu')
@@ -40,17 +43,22 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(params=[True, False], ids=['packed', 'not packed'])
-def pack(request, monkeypatch):
-    if request.param and not can_pack(CPU, torch.float32):
-        pytest.skip('this PyTorch has no packed layers for this CPU')
-    monkeypatch.setattr('vqbet_ros.policy.program.can_pack', lambda *_: request.param)
-    return request.param
+@pytest.fixture(params=['none', 'onednn', 'float16'])
+def numbers(request, monkeypatch):
+    """Let engines compute with each kind of layers in turn."""
+    numbers = Numbers(packing=request.param)
+    if request.param != 'none' and not numbers.work():
+        pytest.skip('this PyTorch has no such layers for this CPU')
+    monkeypatch.setattr(Numbers, 'best', lambda *_: numbers)
+    return numbers
 
 
-def norms_of_use(engine):
-    """Give batch norms statistics of their own: fresh ones do next to nothing."""
+def prepared(engine):
+    """Give batch norms something to do, and the trunk weights that float16 holds as they are."""
     generator = torch.Generator().manual_seed(3)
+    for name, weight in engine.policy.vqbet.trunk.named_parameters():
+        if name.endswith('weight') and weight.ndim == 2:
+            weight.data.copy_(weight.data.half())
     for module in engine.policy.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             assert module.running_mean is not None
@@ -62,15 +70,14 @@ def norms_of_use(engine):
     return engine
 
 
-def rebuilt(config, **settings):
-    """Make an engine whose norms do something."""
-    policy = norms_of_use(make_engine(config, **settings)).policy
-    return type(make_engine(config))(policy, **settings)
+def rebuilt(config):
+    return Engine(prepared(make_engine(config)).policy)
 
 
 @pytest.mark.parametrize('layout', LAYOUTS)
-def test_every_layout_decides_as_the_plain_pass(layout, pack):
+def test_every_layout_decides_as_the_plain_pass(layout, numbers):
     engine = rebuilt(replace(CONFIG, **LAYOUTS[layout]))
+    assert engine.numbers == numbers
     recording = Recording()
     for step in range(5):
         assert_same(engine.plan(recording.observation(step)), plain(engine, recording, step))
@@ -88,10 +95,10 @@ def test_every_layout_decides_as_the_plain_pass(layout, pack):
             assert_same(output, plain(engine, recording, step, missing=missing, start=4))
 
 
-def test_a_folded_encoder_gives_the_same_features(pack):
+def test_a_folded_encoder_gives_the_same_features(numbers):
     for vision in (VISION, replace(VISION, stages=4), replace(VISION, norm='group')):
         policy = rebuilt(replace(CONFIG, vision=vision)).policy
-        program = Program(policy, pack=pack)
+        program = Program(policy, numbers)
         images = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
         with torch.inference_mode():
             expected = policy.encode(images)
@@ -192,9 +199,14 @@ def test_a_frame_that_cannot_be_encoded_is_tried_again(monkeypatch):
     assert np.array_equal(engine.plan(recording.observation(3)).actions, expected.actions)
 
 
-@pytest.mark.parametrize(('precision', 'share'), [('bfloat16', 0.05), ('float16', 0.01)])
-def test_half_precision_changes_decisions_little(precision, share):
+@pytest.mark.parametrize(
+    ('precision', 'numbers', 'share'),
+    [('bfloat16', 'bfloat16', 0.05), ('float16', 'float32, trunk weights float16', 0.01)],
+)
+def test_half_precision_changes_decisions_little(precision, numbers, share):
     exact, half = make_engine(), make_engine(precision=precision)
+    if Numbers.best(CPU).packing == 'float16':
+        assert str(half.numbers) == numbers
     recording = Recording()
     same = 0
     for step in range(8):
@@ -206,17 +218,69 @@ def test_half_precision_changes_decisions_little(precision, share):
     assert same >= 6
 
 
-def test_without_packed_layers_the_log_says_why(monkeypatch, caplog):
-    def missing(dtype):
-        raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute 'this'")
+def test_half_weights_are_multiplied_in_float32():
+    numbers = Numbers(packing='float16')
+    if not numbers.work():
+        pytest.skip('this PyTorch has no such layers for this CPU')
+    linear, x = torch.nn.Linear(64, 96), torch.randn(7, 64)
+    with torch.inference_mode():
+        found = Dense(linear, rows=7, numbers=numbers)(x)
+        rounded = F.linear(x, linear.weight.half().float(), linear.bias)
+        everything = F.linear(x.half(), linear.weight.half(), linear.bias.half()).float()
+    torch.testing.assert_close(found, rounded, rtol=1e-5, atol=1e-5)
+    assert (found - everything).abs().max() > 1e-4  # it would have been seen
 
-    monkeypatch.setattr(packed, '_difference', missing)
+
+def missing(numbers):
+    raise AttributeError(f"'_OpNamespace' object has nothing for {numbers.packing}")
+
+
+@pytest.mark.parametrize(
+    ('differs', 'left', 'logged'),
+    [
+        (lambda numbers: 0.0, 'float16', []),
+        (
+            lambda numbers: 0.5 * (numbers.packing == 'float16'),
+            'onednn',
+            ['packed as float16 are not used: they differ by 0.5'],
+        ),
+        (
+            missing,
+            'none',
+            [f"packed as {p} are not used: '_OpNamespace' object" for p in ('float16', 'onednn')],
+        ),
+    ],
+)
+def test_the_next_best_runs_and_the_log_says_why(differs, left, logged, monkeypatch, caplog):
+    monkeypatch.setattr(packed, '_difference', differs)
     with caplog.at_level(logging.WARNING):
-        assert not can_pack(CPU, torch.float32)
-    assert 'packed layers are not used' in caplog.text
-    assert 'no attribute' in caplog.text
+        assert Numbers.best(CPU) == Numbers(packing=left)
+    assert len(caplog.records) == len(logged)
+    for record, text in zip(caplog.records, logged, strict=True):
+        assert text in record.message
     caplog.clear()
-    monkeypatch.setattr(packed, '_difference', lambda dtype: 0.5)
     with caplog.at_level(logging.WARNING):
-        assert not can_pack(CPU, torch.float32)
-    assert 'they differ by 0.5' in caplog.text
+        exact = Numbers.best(CPU, 'float32')
+    assert exact.packing == ('none' if left == 'none' else 'onednn')
+    assert 'float16' not in caplog.text
+
+
+def test_a_gpu_computes_in_float16():
+    assert Numbers.best(torch.device('cuda')) == Numbers(torch.float16)
+    assert Numbers.best(torch.device('cuda'), 'float32') == Numbers()
+
+
+def test_making_an_engine_warns_of_nothing():
+    program = (
+        'import warnings\n'
+        'warnings.simplefilter("error")\n'
+        'import torch\n'
+        'from vqbet_ros.policy.packed import Dense, Numbers\n'
+        'numbers = Numbers.best(torch.device("cpu"))\n'
+        'Dense(torch.nn.Linear(8, 8), rows=3, numbers=numbers)(torch.randn(3, 8))\n'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', program], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, ''), done.stderr
+    assert 'deprecated' not in done.stderr

@@ -36,7 +36,8 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         '--precision',
         choices=('float32', 'bfloat16', 'float16'),
-        help='of encoder and trunk (default: float16 on a GPU, float32 on a CPU)',
+        help="of encoder and trunk, on a CPU float16 of the trunk's weights alone (default: "
+        'float16; where a checkpoint has a graph for ONNX Runtime: that)',
     )
     parser.add_argument(
         '--onnx',
@@ -85,12 +86,13 @@ def run(args: argparse.Namespace) -> int:
     figures = {
         'policy': 'peer' if args.checkpoint is None else str(args.checkpoint),
         **timer.figures(),
-        'runtime': 'ONNX Runtime' if args.onnx else 'PyTorch',
-        'dtype': args.precision or ('float32' if device == 'cpu' else 'float16'),
         'seed': args.seed,
         **about,
     }
-    print(f'{figures["device"]}, {figures["threads"]} threads, {figures["dtype"]}: {about["cpu"]}')
+    print(
+        f'{figures["device"]}, {figures["threads"]} threads, {figures["runtime"]}, '
+        f'{figures["numbers"]}: {about["cpu"]}'
+    )
     print(f'parameters   {figures["parameters"] / 1e6:.2f} M')
     print(f'median       {figures["p50_ms"]:.2f} ms')
     print(f'p99          {figures["p99_ms"]:.2f} ms of {figures["calls"]} calls')

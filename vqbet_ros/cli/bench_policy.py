@@ -149,6 +149,9 @@ class EngineTimer:
         engine = self.engine
         return {
             'device': engine.policy.device.type,
+            'runtime': engine.runtime,
+            'dtype': engine.numbers.name,
+            'numbers': str(engine.numbers),
             'threads': torch.get_num_threads(),
             'parameters': sum(weight.numel() for weight in engine.policy.parameters()),
             **percentiles_ms(self.durations_s),

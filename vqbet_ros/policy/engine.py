@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 import logging
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +20,12 @@ from vqbet_ros.policy.feature_rows import FeatureRows, Key, NOTHING
 from vqbet_ros.policy.graphs import GraphRunner
 from vqbet_ros.policy.heads import gumbel_noise, Stay
 from vqbet_ros.policy.onnx_runner import OnnxRunner
+from vqbet_ros.policy.packed import Numbers, Precision
 from vqbet_ros.policy.policy import Goal, Policy
 from vqbet_ros.policy.runner import Question, Runner
 from vqbet_ros.policy.vqbet import Decoded
 from vqbet_ros.spec import RobotSpec
 
-Precision = Literal['float32', 'bfloat16', 'float16']
 GRAPH = 'policy.onnx'
 """The file of a checkpoint that runs in ONNX Runtime on a CPU, where there is one."""
 log = logging.getLogger(__name__)
@@ -97,8 +97,8 @@ class Engine:
             temperature: 0 takes the most probable codes; otherwise they are drawn. None takes the
                 checkpoint's own.
             seed: Of the draws.
-            precision: Of encoder and trunk; codes and all that decodes them are float32. None
-                takes float16 on a GPU, float32 elsewhere.
+            precision: Of encoder and trunk, on a CPU float16 of the trunk's weights alone; codes
+                and all that decodes them are float32. None is float16.
             graph: An ONNX file that was exported from this policy, to run instead of it; see
                 `onnx_runner`.
 
@@ -117,7 +117,8 @@ class Engine:
             self._runner = OnnxRunner(self.policy, graph, **how)
         else:
             kind = GraphRunner if policy.device.type == 'cuda' else Runner
-            self._runner = kind(self.policy, dtype=_dtype(precision, policy.device), **how)
+            numbers = Numbers.best(policy.device, precision)
+            self._runner = kind(self.policy, numbers=numbers, **how)
 
     @classmethod
     def load(
@@ -155,6 +156,16 @@ class Engine:
                 log.info('%s runs in ONNX Runtime', file)
                 return engine
         return cls(policy, temperature=temperature, seed=seed, precision=precision)
+
+    @property
+    def runtime(self) -> str:
+        """What computes decisions."""
+        return self._runner.runtime
+
+    @property
+    def numbers(self) -> Numbers:
+        """What encoder and trunk compute with."""
+        return self._runner.numbers
 
     @property
     def spec(self) -> RobotSpec:
@@ -376,14 +387,6 @@ class Engine:
             self._runner.encode(frames[key].image, self._rows.next_row())
             self._rows.take(key)
         return [[NOTHING if key is None else self._rows[key] for key in keys] for keys in wanted]
-
-
-def _dtype(precision: Precision | None, device: torch.device) -> torch.dtype:
-    if precision is None:
-        # Not bfloat16, which changes one decision in 40 of models/pusht_image, float16 none.
-        precision = 'float16' if device.type == 'cuda' else 'float32'
-    dtype: torch.dtype = getattr(torch, precision)
-    return dtype
 
 
 def _tensor(image: NDArray[np.uint8]) -> Tensor:

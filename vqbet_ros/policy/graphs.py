@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 import torch
 from torch import Tensor
+from vqbet_ros.policy.packed import Numbers
 from vqbet_ros.policy.policy import Goal, Policy
 from vqbet_ros.policy.runner import Answer, Question, Runner
 
@@ -23,11 +24,9 @@ log = logging.getLogger(__name__)
 class GraphRunner(Runner):
     """A runner whose work is captured in CUDA graphs: one a size of frame, one with a goal."""
 
-    def __init__(
-        self, policy: Policy, *, rows: int, temperature: float, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, policy: Policy, *, rows: int, temperature: float, numbers: Numbers) -> None:
         """See `Runner`; graphs are captured when they are first used."""
-        super().__init__(policy, rows=rows, temperature=temperature, dtype=dtype)
+        super().__init__(policy, rows=rows, temperature=temperature, numbers=numbers)
         self._stream = torch.cuda.Stream(self.device)
         self._decisions: dict[bool, tuple[Callable[[], None], Tensor]] = {}
         self._encoders: dict[tuple[int, ...], tuple[Callable[[], None], Tensor]] = {}

@@ -34,7 +34,7 @@ class Step(nn.Module):
     def __init__(self, policy: Policy, temperature: float) -> None:
         """Take over a policy's weights; see `Program`."""
         super().__init__()
-        self.program = Program(policy, pack=False)
+        self.program = Program(policy)
         self.policy, self.temperature = policy, temperature
 
     def forward(self, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:

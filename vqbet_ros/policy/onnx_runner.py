@@ -14,12 +14,16 @@ from numpy.typing import NDArray
 import torch
 from vqbet_ros.errors import BadCheckpoint
 from vqbet_ros.policy.onnx_export import FINGERPRINT, fingerprint, GOAL, image_name, OUTPUTS
+from vqbet_ros.policy.packed import PLAIN
 from vqbet_ros.policy.policy import Goal, Policy
 from vqbet_ros.policy.runner import Answer, Question
 
 
 class OnnxRunner:
     """What `runner.Runner` does, by an exported graph."""
+
+    runtime = 'ONNX Runtime'
+    numbers = PLAIN
 
     def __init__(self, policy: Policy, path: Path, *, rows: int, temperature: float) -> None:
         """Load a graph.

@@ -2,13 +2,16 @@
 
 Layers that see few rows lose most of their time where weights are arranged anew at each call, as
 PyTorch's CPU layers do. oneDNN, which PyTorch brings along, runs on weights that were arranged
-once; these are the operators that torch.compile uses for that, called without a compiler. Where
-they are not to be had the same layers run as usual.
+once; these are the operators that torch.compile uses for that, called without a compiler. What is
+left is mostly waiting for weights to be read. FBGEMM, which PyTorch brings along too, reads half
+as much: it keeps them in float16 and multiplies in float32. Where one of them is not to be had the
+next best runs; `Numbers.best` chooses.
 
 Legend: N frames, C channels, T rows, D width.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 import logging
 from typing import Literal
 
@@ -24,7 +27,75 @@ _PLAIN: dict[Activation, Callable[[Tensor], Tensor]] = {
     'gelu': F.gelu,
 }
 _ALGORITHM: dict[Activation, str] = {'none': '', 'relu': '', 'gelu': 'none'}  # gelu by erf
+Precision = Literal['float32', 'bfloat16', 'float16']
+"""What a user asks for; see `Numbers.best`."""
+Packing = Literal['none', 'onednn', 'float16']
+"""Weights as PyTorch has them; as oneDNN wants them; the same, but FBGEMM's in linear layers."""
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What layers compute with.
+
+    Attributes:
+        dtype: Of activations, and of weights that are not packed as float16.
+        packing: How weights are held.
+    """
+
+    dtype: torch.dtype = torch.float32
+    packing: Packing = 'none'
+
+    @classmethod
+    def best(cls, device: torch.device, precision: Precision | None = None) -> 'Numbers':
+        """Choose the fastest that is there and gives what PyTorch's layers give; logs why not.
+
+        Args:
+            device: Where the layers run.
+            precision: None is float16. On a GPU it is that of everything, on a CPU of the linear
+                layers' weights alone: there is hardly a CPU that computes in it.
+        """
+        # Not bfloat16, which changes one decision in 40 of models/pusht_image, float16 none.
+        precision = precision or 'float16'
+        if device.type != 'cpu':
+            return cls(getattr(torch, precision))
+        dtype = torch.float32 if precision == 'float16' else getattr(torch, precision)
+        wanted: tuple[Packing, ...] = ('onednn',)
+        if precision == 'float16':
+            wanted = ('float16', *wanted)
+        for packing in wanted:
+            numbers = cls(dtype, packing)
+            if numbers.work():
+                return numbers
+        return cls(dtype)
+
+    def work(self) -> bool:
+        """Tell whether packed layers are there and give what plain ones give; logs why not."""
+        try:
+            error = _difference(self)
+        except (AttributeError, RuntimeError, TypeError) as problem:
+            # AttributeError: no such operator; RuntimeError: not for this CPU; TypeError: it takes
+            # other arguments than those known here.
+            reason = str(problem).partition('\n')[0]
+        else:
+            if error <= 1e-2:
+                return True
+            reason = f'they differ by {error:g} from plain ones'
+        log.warning('layers packed as %s are not used: %s', self.packing, reason)
+        return False
+
+    @property
+    def name(self) -> str:
+        """The name of `dtype`."""
+        return str(self.dtype).removeprefix('torch.')
+
+    def __str__(self) -> str:
+        """Name them in a line."""
+        return f'{self.name}, trunk weights float16' if self.packing == 'float16' else self.name
+
+
+PLAIN = Numbers()
+"""As in training."""
 
 
 class Dense(nn.Module):
@@ -33,35 +104,39 @@ class Dense(nn.Module):
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, linear: nn.Linear, *, rows: int, dtype: torch.dtype, pack: bool) -> None:
+    def __init__(self, linear: nn.Linear, *, rows: int, numbers: Numbers) -> None:
         """Take over a layer's weights.
 
         Args:
             linear: The layer; it is left as it is.
             rows: Rows that it will mostly see.
-            dtype: Of weights and result.
-            pack: Whether oneDNN arranges the weights; see `can_pack`.
+            numbers: What it computes with.
         """
         super().__init__()
-        self.pack = pack
-        weight = linear.weight.detach().to(dtype)
-        if pack:
+        self.packing = numbers.packing
+        weight, bias = (t.detach().to(numbers.dtype) for t in (linear.weight, linear.bias))
+        self.register_buffer('bias', bias)
+        if self.packing == 'float16':
+            self.packed = torch.ops.quantized.linear_prepack_fp16(weight.contiguous(), bias)
+            return
+        if self.packing == 'onednn':
             weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
         self.register_buffer('weight', weight)
-        self.register_buffer('bias', linear.bias.detach().to(dtype))
 
     def forward(
         self, x: Tensor, activation: Activation = 'none', add: Tensor | None = None
     ) -> Tensor:
         """Map rows (T, in) to activation(rows), or to rows + `add`; (T, out)."""
         x = x.to(self.bias.dtype)
-        if not self.pack:
-            plain = _PLAIN[activation](F.linear(x, self.weight, self.bias))
-            return plain if add is None else add + plain
-        linear = torch.ops.mkldnn._linear_pointwise
-        if add is not None and add.dtype == x.dtype:
-            return linear.binary(x, add, self.weight, self.bias, 'add')  # type: ignore
-        y: Tensor = linear(x, self.weight, self.bias, activation, [], _ALGORITHM[activation])
+        if self.packing == 'onednn':
+            linear = torch.ops.mkldnn._linear_pointwise
+            if add is not None and add.dtype == x.dtype:
+                return linear.binary(x, add, self.weight, self.bias, 'add')  # type: ignore
+            y: Tensor = linear(x, self.weight, self.bias, activation, [], _ALGORITHM[activation])
+        elif self.packing == 'float16':
+            y = _PLAIN[activation](torch.ops.quantized.linear_dynamic_fp16(x, self.packed))
+        else:
+            y = _PLAIN[activation](F.linear(x, self.weight, self.bias))
         return y if add is None else add + y
 
 
@@ -77,8 +152,7 @@ class Convolution(nn.Module):
         norm: nn.Module,
         *,
         shape: tuple[int, ...],
-        dtype: torch.dtype,
-        pack: bool,
+        numbers: Numbers,
     ) -> None:
         """Take over the weights of a convolution and of its norm.
 
@@ -86,8 +160,7 @@ class Convolution(nn.Module):
             conv: The convolution; it is left as it is.
             norm: Batch norm is folded into the weights, another one stays behind them.
             shape: (N, C, h, w) that it will mostly see.
-            dtype: Of weights and result.
-            pack: Whether oneDNN arranges the weights; see `can_pack`.
+            numbers: What it computes with.
         """
         super().__init__()
         self.norm: nn.Module | None = None
@@ -97,9 +170,9 @@ class Convolution(nn.Module):
             self.norm = norm
         assert not isinstance(conv.padding, str), 'a ResNet has numbers'
         self.padding, self.stride = list(conv.padding), list(conv.stride)
-        self.pack = pack
+        self.pack, dtype = numbers.packing != 'none', numbers.dtype
         weight = conv.weight.detach().to(dtype).contiguous(memory_format=torch.channels_last)
-        if pack:
+        if self.pack:
             weight = torch.ops.mkldnn._reorder_convolution_weight(
                 weight, self.padding, self.stride, [1, 1], 1, list(shape)
             )
@@ -132,22 +205,22 @@ class Residual(nn.Module):
     """A residual block of torchvision's ResNets, basic or bottleneck."""
 
     def __init__(
-        self, block: nn.Module, shapes: dict[nn.Module, tuple[int, ...]], **how: object
+        self, block: nn.Module, shapes: dict[nn.Module, tuple[int, ...]], numbers: Numbers
     ) -> None:
         """Take over a block.
 
         Args:
             block: It is left as it is.
             shapes: What each of its convolutions sees.
-            how: See `Convolution`.
+            numbers: What it computes with.
         """
         super().__init__()
 
-        def take(conv: nn.Module, norm: nn.Module) -> Convolution:
-            return Convolution(conv, norm, shape=shapes[conv], **how)  # type: ignore[arg-type]
+        def take(conv: nn.Conv2d, norm: nn.Module) -> Convolution:
+            return Convolution(conv, norm, shape=shapes[conv], numbers=numbers)
 
-        numbers = [n for n in (1, 2, 3) if hasattr(block, f'conv{n}')]
-        pairs = [(getattr(block, f'conv{n}'), getattr(block, f'bn{n}')) for n in numbers]
+        depths = [n for n in (1, 2, 3) if hasattr(block, f'conv{n}')]
+        pairs = [(getattr(block, f'conv{n}'), getattr(block, f'bn{n}')) for n in depths]
         *first, last = (take(*pair) for pair in pairs)
         self.first, self.last = nn.ModuleList(first), last
         shorter = getattr(block, 'downsample', None)
@@ -161,40 +234,24 @@ class Residual(nn.Module):
         return self.last(x, add=shortcut)  # type: ignore[no-any-return]
 
 
-def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
-    """Tell whether oneDNN's layers are there and give what PyTorch's give; logs why not."""
-    if device.type != 'cpu' or not torch.backends.mkldnn.is_available():
-        return False
-    try:
-        error = _difference(dtype)
-    except (AttributeError, RuntimeError, TypeError) as problem:
-        # AttributeError: no such operator; RuntimeError: not for this CPU; TypeError: it takes
-        # other arguments than those known here.
-        log.warning('packed layers are not used: %s', str(problem).splitlines()[0])
-        return False
-    if error > 1e-2:
-        log.warning('packed layers are not used: they differ by %g from plain ones', error)
-    return error <= 1e-2
-
-
 @torch.inference_mode()
-def _difference(dtype: torch.dtype) -> float:
+def _difference(numbers: Numbers) -> float:
     """Return by how much packed layers differ from plain ones, of values around 1."""
     linear, norm = nn.Linear(32, 32), nn.BatchNorm2d(16).eval()
     conv = nn.Conv2d(16, 16, 3, padding=1, bias=False).eval()
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(5, 32, generator=generator)
     maps = torch.randn(1, 16, 6, 6, generator=generator)
-    maps = maps.to(dtype, memory_format=torch.channels_last)
+    maps = maps.to(numbers.dtype, memory_format=torch.channels_last)
     results = []
-    for pack in (False, True):
-        dense = Dense(linear, rows=5, dtype=dtype, pack=pack)
-        convolution = Convolution(conv, norm, shape=(1, 16, 6, 6), dtype=dtype, pack=pack)
+    for these in (Numbers(numbers.dtype), numbers):
+        dense = Dense(linear, rows=5, numbers=these)
+        convolution = Convolution(conv, norm, shape=(1, 16, 6, 6), numbers=these)
         results.append(
             (
                 dense(x),
                 dense(x, 'gelu'),
-                dense(x, add=x.to(dtype)),
+                dense(x, add=x.to(numbers.dtype)),
                 convolution(maps),
                 convolution(maps, add=maps),
             )

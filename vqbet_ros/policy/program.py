@@ -10,13 +10,12 @@ P goal tokens, D width, H heads, E width of a head, G code layers, C codes a lay
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 from vqbet_ros.policy.heads import Stay
-from vqbet_ros.policy.packed import can_pack, Convolution, Dense, Residual
+from vqbet_ros.policy.packed import Convolution, Dense, Numbers, PLAIN, Residual
 from vqbet_ros.policy.policy import Goal, Policy
 from vqbet_ros.policy.transformer import attention_mask, Block
 from vqbet_ros.policy.vision import ImageEncoder
@@ -41,31 +40,27 @@ class Encoder(nn.Module):
 
     mean: Tensor
 
-    def __init__(
-        self, encoder: ImageEncoder, *, side: tuple[int, int], dtype: torch.dtype, pack: bool
-    ) -> None:
+    def __init__(self, encoder: ImageEncoder, *, side: tuple[int, int], numbers: Numbers) -> None:
         """Take over an encoder; it is left as it is.
 
         Args:
             encoder: In evaluation mode.
             side: (height, width) of the frames that it will mostly see.
-            dtype: Of the convolutions.
-            pack: See `packed.can_pack`.
+            numbers: What the convolutions compute with.
         """
         super().__init__()
         shapes = _shapes(encoder.trunk, torch.zeros(1, 3, *side, device=encoder.mean.device))
-        how: dict[str, Any] = {'dtype': dtype, 'pack': pack}
         conv, norm, _, pool, *stages = encoder.trunk
         assert isinstance(conv, nn.Conv2d), 'a ResNet begins with one'
         # What pixels are divided by goes into the first weights. The mean cannot: the padding is
         # zero where it has been taken off.
         scaled = _with_weights(conv, conv.weight / (255.0 * encoder.std))
-        self.first = Convolution(scaled, norm, shape=shapes[conv], **how)
+        self.first = Convolution(scaled, norm, shape=shapes[conv], numbers=numbers)
         self.pool = pool
         self.stages = nn.Sequential(
-            *(Residual(block, shapes, **how) for stage in stages for block in stage.children())
+            *(Residual(block, shapes, numbers) for stage in stages for block in stage.children())
         )
-        self.head, self.out, self.dtype = encoder.pool, encoder.out, dtype
+        self.head, self.out, self.dtype = encoder.pool, encoder.out, numbers.dtype
         self.register_buffer('mean', 255.0 * encoder.mean.reshape(3))
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -78,22 +73,19 @@ class Encoder(nn.Module):
 class Layer(nn.Module):
     """A layer of the trunk, for a single sequence; the batch dimension is left out."""
 
-    def __init__(
-        self, block: Block, *, rows: int, only_last: bool, dtype: torch.dtype, pack: bool
-    ) -> None:
+    def __init__(self, block: Block, *, rows: int, only_last: bool, numbers: Numbers) -> None:
         """Take over a block; it is left as it is.
 
         Args:
             block: In evaluation mode.
             rows: Tokens that it will mostly see.
             only_last: Compute the last row alone.
-            dtype: Of the linear layers; norms and the sum are float32.
-            pack: See `packed.can_pack`.
+            numbers: What the linear layers compute with; norms and the sum are float32.
         """
         super().__init__()
 
         def dense(linear: nn.Linear, rows: int) -> Dense:
-            return Dense(linear, rows=rows, dtype=dtype, pack=pack)
+            return Dense(linear, rows=rows, numbers=numbers)
 
         self.heads, self.only_last = block.heads, only_last
         self.norm_1, self.norm_2 = block.norm_1, block.norm_2
@@ -143,32 +135,27 @@ class Layer(nn.Module):
 class Program(nn.Module):
     """What a policy computes while it runs."""
 
-    def __init__(
-        self, policy: Policy, *, dtype: torch.dtype = torch.float32, pack: bool | None = None
-    ) -> None:
+    def __init__(self, policy: Policy, numbers: Numbers = PLAIN) -> None:
         """Take over a policy's weights; those of the codes and all that decodes are shared.
 
         Args:
             policy: In evaluation mode, on its device.
-            dtype: Of encoder and trunk.
-            pack: See `packed.can_pack`, which None asks.
+            numbers: What encoder and trunk compute with.
         """
         super().__init__()
         self.policy, vqbet = policy, policy.vqbet
-        pack = can_pack(policy.device, dtype) if pack is None else pack
         self.encoder: Encoder | None = None
         if policy.encoder is not None:
             camera, crop = policy.spec.cameras[0], policy.config.vision.crop
             side = (camera.height, camera.width) if crop is None else (crop, crop)
-            self.encoder = Encoder(policy.encoder, side=side, dtype=dtype, pack=pack)
+            self.encoder = Encoder(policy.encoder, side=side, numbers=numbers)
         blocks = [block for block in vqbet.trunk.blocks if isinstance(block, Block)]
         self.layers = nn.ModuleList(
             Layer(
                 block,
                 rows=vqbet.history * vqbet.step_tokens,
                 only_last=block is blocks[-1],
-                dtype=dtype,
-                pack=pack,
+                numbers=numbers,
             )
             for block in blocks
         )

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 import torch
 from torch import Tensor
 from vqbet_ros.policy.heads import Stay
+from vqbet_ros.policy.packed import Numbers
 from vqbet_ros.policy.policy import Goal, Policy
 from vqbet_ros.policy.program import Prefix, Program
 
@@ -54,19 +55,19 @@ class Answer:
 class Runner:
     """A policy's program with its ring of features and its buffers."""
 
-    def __init__(
-        self, policy: Policy, *, rows: int, temperature: float, dtype: torch.dtype
-    ) -> None:
+    runtime = 'PyTorch'
+
+    def __init__(self, policy: Policy, *, rows: int, temperature: float, numbers: Numbers) -> None:
         """Prepare the program.
 
         Args:
             policy: In evaluation mode, on its device.
             rows: Of the ring.
             temperature: See `CodeHead.choose`.
-            dtype: Of encoder and trunk.
+            numbers: What encoder and trunk compute with.
         """
-        self.policy, self.temperature = policy, temperature
-        self.program = Program(policy, dtype=dtype)
+        self.policy, self.temperature, self.numbers = policy, temperature, numbers
+        self.program = Program(policy, numbers)
         self.device, config = policy.device, policy.config
         self.ring = torch.zeros(rows, config.vision.features, device=self.device)
         self.prefix: Prefix | None = None
