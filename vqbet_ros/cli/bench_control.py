@@ -2,12 +2,12 @@
 
 import argparse
 import dataclasses
-import json
 import os
 from pathlib import Path
 import time
 from typing import Any, TYPE_CHECKING
 
+from vqbet_ros.cli.bench_options import add_node_arguments, require_at_least, write_json
 from vqbet_ros.errors import VqbetError
 
 if TYPE_CHECKING:
@@ -23,26 +23,17 @@ def add_parser(subparsers: Any) -> None:
         help='run the policy node beside two VGA cameras; measure how well it keeps its rate',
         description='Publishes 2 raw VGA cameras at 30 Hz and joint states at 200 Hz over DDS, '
         'and lets policy_node run a small policy with random weights on them.',
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument('--seconds', type=int, default=60, help='how long, in s')
-    parser.add_argument('--rate', type=float, default=50.0, help='rate of the commands in Hz')
-    parser.add_argument('--policy-rate', type=float, default=10.0, help="the policy's, in Hz")
-    parser.add_argument('--joints-hz', type=float, default=200.0, help='of the joint states')
-    parser.add_argument(
-        '--thread-priority', type=int, default=50, help="the node's parameter; 0: ordinary"
-    )
-    parser.add_argument(
-        '--out', type=Path, default=Path('out/bench_control'), help='working folder'
-    )
-    parser.add_argument(
-        '--json',
-        metavar='FILE',
-        type=Path,
-        default=argparse.SUPPRESS,
-        help='write the figures here',
-    )
-    parser.set_defaults(parser=parser)
+    add_node_arguments(parser, seconds=60, out='out/bench_control')
+    for option, kind, default, what in (
+        ('--rate', float, 50.0, 'rate of the commands in Hz'),
+        ('--policy-rate', float, 10.0, "the policy's, in Hz"),
+        ('--joints-hz', float, 200.0, 'of the joint states'),
+        ('--thread-priority', int, 50, "the node's parameter; 0: ordinary"),
+    ):
+        parser.add_argument(
+            option, type=kind, default=default, help=f'{what} (default: %(default)s)'
+        )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -53,10 +44,7 @@ def run(args: argparse.Namespace) -> int:
     """
     from vqbet_ros.cli.bench_record import machine
 
-    for name in ('seconds', 'rate', 'policy_rate', 'joints_hz'):
-        if not getattr(args, name) > 0:
-            option = name.replace('_', '-')
-            args.parser.error(f'--{option}: got {getattr(args, name)}, expected more than 0')
+    require_at_least(args, seconds=1, rate=0.1, policy_rate=0.1, joints_hz=0.1)
     args.out.mkdir(parents=True, exist_ok=True)
     checkpoint = args.out / 'checkpoint'
     parameters = _save_policy(checkpoint, _robot(args))
@@ -68,9 +56,7 @@ def run(args: argparse.Namespace) -> int:
         **_measure(args, checkpoint),
     }
     _show(figures)
-    if hasattr(args, 'json'):
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(figures, indent=2) + '\n', encoding='utf-8')
+    write_json(figures, args.json)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Options that the benches of the policy share; quick to import, as `vqbet --help` does it."""
+"""Options that several benches share; quick to import, as `vqbet --help` does it."""
 
 import argparse
 import json
@@ -43,6 +43,35 @@ def add_shape_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--seed', type=int, default=0, help='of weights, pictures, draws (default: %(default)s)'
     )
+    _add_json_argument(parser)
+
+
+def add_node_arguments(parser: argparse.ArgumentParser, *, seconds: int, out: str) -> None:
+    """Add what every bench of a running node has.
+
+    Args:
+        parser: Of the bench.
+        seconds: Default of `--seconds`.
+        out: Default of `--out`.
+    """
+    parser.add_argument(
+        '--seconds', type=int, default=seconds, help='how long, in s (default: %(default)s)'
+    )
+    parser.add_argument(
+        '--out', type=Path, default=Path(out), help='working folder (default: %(default)s)'
+    )
+    _add_json_argument(parser)
+
+
+def require_at_least(args: argparse.Namespace, **lowest: float) -> None:
+    """End with the usage where an option is below its lowest value."""
+    for name, low in lowest.items():
+        if not getattr(args, name) >= low:
+            option = name.replace('_', '-')
+            args.parser.error(f'--{option}: got {getattr(args, name)}, expected {low} or more')
+
+
+def _add_json_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--json', metavar='FILE', type=Path, help='write the figures here')
     parser.set_defaults(parser=parser)
 

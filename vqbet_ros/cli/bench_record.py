@@ -1,7 +1,6 @@
 """`vqbet bench record`: what the recorder takes of the machine, and whether it loses anything."""
 
 import argparse
-import json
 import os
 from pathlib import Path
 import platform
@@ -9,6 +8,7 @@ import shutil
 import time
 from typing import Any
 
+from vqbet_ros.cli.bench_options import add_node_arguments, require_at_least, write_json
 from vqbet_ros.errors import VqbetError
 
 # Messages that were sent in the last moment before the end may be under way when it comes.
@@ -25,27 +25,16 @@ def add_parser(subparsers: Any) -> None:
         'over DDS, and records them with recorder_node (58 MB/s on the disk); then once more with '
         'a node that takes deserialised messages into a rosbags writer. Every recorded message is '
         'compared with what was sent.',
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument('--seconds', type=int, default=300, help='length of the episode, in s')
+    add_node_arguments(parser, seconds=300, out='out/bench_record')
     parser.add_argument(
         '--baseline-seconds',
         type=int,
         default=60,
-        help='length of the recording that is compared with, in s; 0 leaves it out',
-    )
-    parser.add_argument(
-        '--out', type=Path, default=Path('out/bench_record'), help='working folder'
+        help='length of the recording that is compared with, in s; 0 leaves it out '
+        '(default: %(default)s)',
     )
     parser.add_argument('--keep', action='store_true', help='keep the bags')
-    parser.add_argument(
-        '--json',
-        metavar='FILE',
-        type=Path,
-        default=argparse.SUPPRESS,
-        help='write the figures here',
-    )
-    parser.set_defaults(parser=parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,10 +46,7 @@ def run(args: argparse.Namespace) -> int:
     from vqbet_ros.cli.bench_record_check import compare
     from vqbet_ros.recording.bench_load import read_ledger
 
-    for name, low in (('seconds', 1), ('baseline_seconds', 0)):
-        if getattr(args, name) < low:
-            option = name.replace('_', '-')
-            args.parser.error(f'--{option}: got {getattr(args, name)}, expected {low} or more')
+    require_at_least(args, seconds=1, baseline_seconds=0)
     bags = args.out / 'bags'
     if bags.exists():
         shutil.rmtree(bags)
@@ -77,9 +63,7 @@ def run(args: argparse.Namespace) -> int:
     figures = {**machine(), 'seconds': args.seconds, **compared, **measured}
     _compare_cpu(figures)
     _show(figures)
-    if hasattr(args, 'json'):
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(figures, indent=2) + '\n', encoding='utf-8')
+    write_json(figures, args.json)
     if compared['differing']:
         raise VqbetError(f'{compared["differing"]} recorded messages differ from what was sent')
     return 0

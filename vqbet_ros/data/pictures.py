@@ -44,23 +44,20 @@ class Picture(NamedTuple):
 
 
 def decode_image(cdr: bytes, camera: CameraSpec) -> NDArray[np.uint8]:
-    """Decode a `sensor_msgs/msg/Image`.
-
-    Args:
-        cdr: The serialised message.
-        camera: Says the crop and the size to deliver.
-
-    Returns:
-        (height, width, 3) RGB of the camera's size, contiguous.
-
-    Raises:
-        BadMessage: Unknown encoding, wrong sizes, truncated data.
-    """
+    """Decode a `sensor_msgs/msg/Image` to the camera's size; see to_spec_size."""
     return to_spec_size(read_image(cdr, camera).pixels, camera)
 
 
 def read_image(cdr: bytes, camera: CameraSpec) -> Picture:
-    """Decode a `sensor_msgs/msg/Image`; see decode_image."""
+    """Decode a `sensor_msgs/msg/Image`.
+
+    Args:
+        cdr: The serialised message.
+        camera: Its name is for errors.
+
+    Raises:
+        BadMessage: Unknown encoding, wrong sizes, truncated data.
+    """
     message = deserialize(cdr, IMAGE)
     if message.encoding not in _ENCODINGS:
         raise BadMessage(
@@ -90,26 +87,18 @@ def read_image(cdr: bytes, camera: CameraSpec) -> Picture:
 
 
 def decode_compressed_image(cdr: bytes, camera: CameraSpec) -> NDArray[np.uint8]:
-    """Decode a `sensor_msgs/msg/CompressedImage` that holds a JPEG or PNG file.
-
-    Args:
-        cdr: The serialised message.
-        camera: Says the crop and the size to deliver.
-
-    Returns:
-        (height, width, 3) RGB of the camera's size, contiguous.
-
-    Raises:
-        BadMessage: Neither JPEG nor PNG, truncated, deeper than 8 bits, wrong size.
-    """
+    """Decode a `sensor_msgs/msg/CompressedImage` to the camera's size; see to_spec_size."""
     return to_spec_size(read_compressed_image(cdr, camera).pixels, camera)
 
 
 def read_compressed_image(cdr: bytes, camera: CameraSpec) -> Picture:
-    """Decode a JPEG or PNG; see decode_compressed_image.
+    """Decode a `sensor_msgs/msg/CompressedImage` that holds a JPEG or PNG file.
 
     A JPEG several times as large as the camera's size is decoded at 1/2, 1/4 or 1/8 of its own,
     which averages its pixels and takes a fraction of the time.
+
+    Raises:
+        BadMessage: Neither JPEG nor PNG, truncated, deeper than 8 bits.
     """
     message = deserialize(cdr, COMPRESSED_IMAGE)
     what = f"camera '{camera.name}': compressed image with format '{message.format}'"

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from vqbet_ros.errors import ConfigError, listed
 from vqbet_ros.message_types import POSITION
-from vqbet_ros.runtime.limiter import Axis, Refused
+from vqbet_ros.runtime.limiter import Axis, counted_s, not_numbers, Refused
 from vqbet_ros.runtime.motion import Motion
 from vqbet_ros.runtime.point import Point, rotation_matrix, rotation_vector
 from vqbet_ros.runtime.rotation import from_matrix, matrix
@@ -161,10 +161,9 @@ class CartesianLimiter:
 
     def refusal(self, values: Vector, elapsed_s: float) -> str | None:
         """Say why a target is refused, or None; `limit` raises it."""
-        if values.shape != (len(self._names),):
-            return f'got shape {values.shape}, expected ({len(self._names)},)'
-        if not np.isfinite(values).all():
-            return f'got {values}, expected finite numbers'
+        wrong = not_numbers(values, len(self._names))
+        if wrong is not None:
+            return wrong
         problems = []
         low, high = self._hard
         excess = np.maximum(low - values[:3], values[:3] - high)
@@ -283,4 +282,4 @@ class CartesianLimiter:
         return position
 
     def _tick(self, elapsed_s: float) -> float:
-        return min(max(elapsed_s, 0.5 * self._period_s), 2.0 * self._period_s)
+        return counted_s(elapsed_s, self._period_s)

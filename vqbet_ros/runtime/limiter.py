@@ -23,6 +23,18 @@ class Refused(ValueError):
     """A target is so wrong that no command is made of it."""
 
 
+def not_numbers(values: NDArray[np.float64], count: int) -> str | None:
+    """Say what makes a target no (count,) finite numbers, or None."""
+    if values.shape != (count,):
+        return f'got shape {values.shape}, expected ({count},)'
+    return None if np.isfinite(values).all() else f'got {values}, expected finite numbers'
+
+
+def counted_s(elapsed_s: float, period_s: float) -> float:
+    """Return what counts as the time since the last command: half to twice the nominal one."""
+    return min(max(elapsed_s, 0.5 * period_s), 2.0 * period_s)
+
+
 class Limiter:
     """Limits numbers one by one: joints, a twist's velocities, a gripper.
 
@@ -146,10 +158,9 @@ class Limiter:
 
     def refusal(self, values: NDArray[np.float64], elapsed_s: float) -> str | None:
         """Say why a target is refused, or None; `limit` raises it."""
-        if values.shape != (len(self._names),):
-            return f'got shape {values.shape}, expected ({len(self._names)},)'
-        if not np.isfinite(values).all():
-            return f'got {values}, expected finite numbers'
+        wrong = not_numbers(values, len(self._names))
+        if wrong is not None:
+            return wrong
         # Steps of a chunk may come whole in one tick.
         seconds = max(self._tick(elapsed_s), self._settings.seam_s)
         problems = []
@@ -239,7 +250,7 @@ class Limiter:
         return self._sent.copy()
 
     def _tick(self, elapsed_s: float) -> float:
-        return min(max(elapsed_s, 0.5 * self._period_s), 2.0 * self._period_s)
+        return counted_s(elapsed_s, self._period_s)
 
 
 class Axis:
