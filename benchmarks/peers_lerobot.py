@@ -18,7 +18,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import metadata
 from itertools import islice
-import json
 from pathlib import Path
 import sys
 import tempfile
@@ -26,9 +25,11 @@ import time
 from typing import Any
 import warnings
 
+from measuring import parser_of, peer_training, SIDE_PX
 import numpy as np
 import torch
 from torch import Tensor
+from vqbet_ros.cli.bench_options import write_json
 from vqbet_ros.cli.bench_policy import (
     EngineTimer,
     in_onnx_runtime,
@@ -40,12 +41,12 @@ from vqbet_ros.cli.bench_policy import (
     random_policy,
     TABLE_PX,
 )
-from vqbet_ros.cli.bench_training import TrainingTimer, with_batch, write_walks
+from vqbet_ros.cli.bench_training import TrainingTimer
 from vqbet_ros.policy.engine import Engine
 
 OURS = 'vqbet_ros VQ-BeT'
 IMAGE, STATE, ACTION = 'observation.image', 'observation.state', 'action'
-SIDE_PX, CROP = 96, (84, 84)
+CROP = (84, 84)
 CLIP = 10.0  # LeRobot's training clips the norm of the gradient at this
 
 
@@ -158,12 +159,15 @@ def inference(args: argparse.Namespace, folder: Path) -> list[Contender]:
         return call
 
     policy = random_policy(peer_config(SIDE_PX).model, peer_spec(), args.seed)
-    engine = Engine(policy.to(args.device), seed=args.seed)
-    timer = EngineTimer(engine, args.seed)
-    contenders = [Contender(OURS, _count(policy), timer.run, 0, args.calls, timer)]
+    engines = [Engine(policy.to(args.device), seed=args.seed)]
     if args.device == 'cpu':
-        timer = EngineTimer(in_onnx_runtime(policy, folder, args.seed), args.seed)
-        name = f'{OURS}, ONNX Runtime'
+        engines += [
+            Engine(policy, seed=args.seed, precision='float32'),
+            in_onnx_runtime(policy, folder, args.seed),
+        ]
+    contenders = []
+    for engine in engines:
+        timer, name = EngineTimer(engine, args.seed), f'{OURS}, {engine.runtime}, {engine.numbers}'
         contenders.append(Contender(name, _count(policy), timer.run, 0, args.calls, timer))
     diffusion = {'ddim_calls': ('DDIM', 10), 'ddpm_calls': ('DDPM', 100)}
     torch.manual_seed(args.seed)
@@ -187,9 +191,7 @@ def inference(args: argparse.Namespace, folder: Path) -> list[Contender]:
 
 def training(args: argparse.Namespace, folder: Path) -> list[Contender]:
     """Return what takes steps."""
-    dataset = write_walks(folder / 'walks', 1, SIDE_PX, args.seed)
-    config = with_batch(peer_config(SIDE_PX, seed=args.seed), 'policy', args.batch)
-    timer = TrainingTimer(dataset, config, args.device)
+    timer = peer_training(folder, args, args.device)
     parameters = _count(timer.policy)
     contenders = [Contender(OURS, parameters, timer.run, 0, args.calls, timer)]
     generator = torch.Generator().manual_seed(args.seed)
@@ -240,21 +242,14 @@ def take_turns(contenders: list[Contender], rounds: int) -> None:
 
 def main() -> int:
     """Run the comparison; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or '').partition('\n')[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = parser_of(__doc__)
     parser.add_argument('what', choices=('inference', 'training'), help='what is timed')
     parser.add_argument('--calls', type=int, default=None, help='(200; of training 12)')
     parser.add_argument('--ddim-calls', type=int, default=30, help='of DDIM; 0 leaves it out')
     parser.add_argument('--ddpm-calls', type=int, default=5, help='of DDPM; 0 leaves it out')
     parser.add_argument('--no-diffusion', action='store_true', help='leave it out of training')
     parser.add_argument('--rounds', type=int, default=5, help='turns that each gets')
-    parser.add_argument('--batch', type=int, default=8, help='samples in a step of training')
-    parser.add_argument('--threads', type=int, default=2, help='CPU threads')
     parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu', help='for all')
-    parser.add_argument('--seed', type=int, default=0, help='of weights and inputs')
-    parser.add_argument('--json', metavar='FILE', type=Path, help='write the figures here')
     args = parser.parse_args()
     args.calls = args.calls or (200 if args.what == 'inference' else 12)
     warnings.filterwarnings('ignore')
@@ -294,9 +289,7 @@ def main() -> int:
         'rows': rows,
         **about,
     }
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=2) + '\n', encoding='utf-8')
+    write_json(result, args.json)
     return 0
 
 

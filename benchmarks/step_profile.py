@@ -7,22 +7,21 @@ no step can go below, whatever is done about the rest, is those operations at th
 matrix product, measured here too.
 """
 
-import argparse
-import json
 from pathlib import Path
 import sys
 import tempfile
 import time
 from typing import Any
 
+from measuring import parser_of, peer_training
 import numpy as np
 import torch
 from torch.profiler import profile, ProfilerActivity
 from torch.utils.flop_counter import FlopCounterMode
-from vqbet_ros.cli.bench_policy import machine, peer_config
-from vqbet_ros.cli.bench_training import TrainingTimer, with_batch, write_walks
+from vqbet_ros.cli.bench_options import write_json
+from vqbet_ros.cli.bench_policy import machine
+from vqbet_ros.cli.bench_training import TrainingTimer
 
-SIDE_PX = 96
 # Parts of a step and the operators whose names begin so; the first that fits takes it.
 PARTS = {
     'convolutions, backward': ('aten::convolution_backward',),
@@ -74,23 +73,14 @@ def parts_of(timer: TrainingTimer, steps: int) -> list[dict[str, Any]]:
 
 def main() -> int:
     """Measure; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or '').partition('\n')[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = parser_of(__doc__)
     parser.add_argument('--steps', type=int, default=10, help='steps that are looked at')
-    parser.add_argument('--batch', type=int, default=8, help='samples in a step')
-    parser.add_argument('--threads', type=int, default=2, help='CPU threads')
-    parser.add_argument('--seed', type=int, default=0, help='of weights and pictures')
-    parser.add_argument('--json', metavar='FILE', type=Path, help='write the figures here')
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     about = machine()
     best = matrix_product_gflop_per_s()
     with tempfile.TemporaryDirectory() as folder:
-        dataset = write_walks(Path(folder) / 'walks', 1, SIDE_PX, args.seed)
-        config = with_batch(peer_config(SIDE_PX, seed=args.seed), 'policy', args.batch)
-        timer = TrainingTimer(dataset, config, 'cpu')
+        timer = peer_training(Path(folder), args, 'cpu')
         timer.warm_up()
         parts = parts_of(timer, args.steps)
     for part in parts:
@@ -106,9 +96,7 @@ def main() -> int:
         'parts': parts,
         **about,
     }
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=2) + '\n', encoding='utf-8')
+    write_json(result, args.json)
     return 0
 
 
