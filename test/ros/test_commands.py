@@ -3,126 +3,43 @@
 from dataclasses import replace
 import importlib.util
 import math
-import threading
-import time
 
 import numpy as np
 import pytest
 
 pytest.importorskip('rclpy', reason="needs rclpy: extra 'ros' or a sourced ROS 2")
 
+from command_parts import (
+    ACTION,
+    GRIPPER,
+    JAW,
+    JOINTS,
+    NOW_NS,
+    PERIOD_NS,
+    POSE,
+    TRAJECTORY,
+    TWIST,
+    until,
+    VELOCITIES,
+)
 from geometry_msgs.msg import PoseStamped, TwistStamped
 import rclpy
-from rclpy.lifecycle import LifecycleNode
 from rclpy.time import Time
-from std_msgs.msg import Float64, Float64MultiArray, Header
+from std_msgs.msg import Float64, Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory
 from vqbet_ros.errors import ConfigError
-from vqbet_ros.message_types import pose_channels, twist_channels
 from vqbet_ros.resources import resource
-from vqbet_ros.ros.commands.active_check import inactive
 from vqbet_ros.ros.commands.commands import Commands
-from vqbet_ros.ros.commands.gripper_action import goal_of
-from vqbet_ros.ros.commands.servo_joint import jog
+from vqbet_ros.ros.commands.messages import message_type
 from vqbet_ros.runtime.plan import Chunk
 from vqbet_ros.runtime.rotation import rotation_6d
-from vqbet_ros.spec import (
-    ActionSpec,
-    CommandOptions,
-    GripperCommand,
-    GripperSpec,
-    JointLimits,
-    RobotSpec,
-)
+from vqbet_ros.spec import CommandOptions, GripperCommand, RobotSpec
 
 pytestmark = pytest.mark.ros
+pytest_plugins = ['command_rig']
 
-PERIOD_NS = 20_000_000
-NOW_NS = 1_700_000_000_123_456_789
-JOINTS = ('a', 'b')
-ACTION = ActionSpec(
-    names=JOINTS,
-    unit='rad',
-    command_topic='/arm/commands',
-    record_topic=None,
-    limits={name: JointLimits((-1.0, 1.0)) for name in JOINTS},
-)
-VELOCITIES = replace(
-    ACTION,
-    unit='rad/s',
-    command_interface='forward_velocity',
-    record_topic='/velocities',
-    record_type='std_msgs/msg/Float64MultiArray',
-)
-TRAJECTORY = replace(ACTION, command_interface='joint_trajectory')
-POSE = ActionSpec(
-    names=('tool0',),
-    unit='m',
-    kind='pose',
-    frame_id='base_link',
-    command_topic='/target_pose',
-    command_interface='cartesian_pose',
-    record_topic='/target_pose',
-    record_type='geometry_msgs/msg/PoseStamped',
-    limits={channel: JointLimits((-1.0, 1.0)) for channel in pose_channels('tool0')[:3]},
-)
-TWIST = ActionSpec(
-    names=('tool0',),
-    unit='m',
-    kind='twist',
-    frame_id='base_link',
-    command_topic='/servo_node/delta_twist_cmds',
-    command_interface='servo_twist',
-    record_topic='/twist',
-    record_type='geometry_msgs/msg/TwistStamped',
-    limits={channel: JointLimits((-1.0, 1.0)) for channel in twist_channels('tool0')},
-)
-JAW = GripperCommand('float64', '/jaw', min_change=0.1, max_rate_hz=10.0)
-GRIPPER = GripperSpec('jaw', 'rad', JointLimits((0.0, 1.0)), command=JAW)
 CONTROL_MSGS = importlib.util.find_spec('control_msgs') is not None
 INTERBOTIX = importlib.util.find_spec('interbotix_xs_msgs') is not None
-
-
-@pytest.fixture
-def commander(graph):
-    """Make an active lifecycle node that sends an action's commands."""
-    made = []
-    node = graph.add(LifecycleNode('commander', context=graph.context))
-
-    def make(action):
-        commands = Commands(action, PERIOD_NS)
-        made.append(commands)
-        commands.configure(node)
-        node.trigger_configure()
-        node.trigger_activate()
-        return commands
-
-    yield make
-    for commands in made:
-        commands.close()
-        commands.close()
-
-
-def until(condition, what, timeout_s=20.0):
-    """Wait for what other threads bring about."""
-    deadline, pause = time.monotonic() + timeout_s, threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline, f'{what}: not within {timeout_s:g} s'
-        pause.wait(0.01)
-
-
-@pytest.fixture
-def listen(graph):
-    """Subscribe to what a commander publishes, and wait until both have found each other."""
-
-    def make(kind, topic):
-        listener = graph.listen(kind, topic)
-        node = next(n for n, _, _ in graph._spinning if n.get_name() == 'commander')
-        publisher = next(p for p in node.publishers if p.topic_name == topic)
-        until(lambda: publisher.get_subscription_count() > 0, f'a subscription to {topic}')
-        return listener
-
-    return make
 
 
 def test_positions_are_forwarded_in_order_and_stopped_by_silence(commander, listen):
@@ -148,21 +65,32 @@ def test_velocities_are_stopped_by_zeros_once(commander, listen):
     assert sent == [[0.25, -0.5], [0.0, 0.0], [0.1, 0.1]]
 
 
-def test_a_point_a_tick(commander, listen):
-    commands = commander(TRAJECTORY)
+def seconds(point):
+    return point.time_from_start.sec + point.time_from_start.nanosec / 1e9
+
+
+def test_a_point_a_tick_and_where_it_comes_to_rest(commander, listen):
+    commands = commander(replace(TRAJECTORY, command_options=CommandOptions(stop_s=0.5)))
+    assert not commands.takes_courses
     listener = listen(JointTrajectory, '/arm/commands')
-    commands.send(np.array([0.25, -0.5]), NOW_NS)
-    message = listener.wait()
-    assert message.header.stamp == Time(nanoseconds=0).to_msg(), 'at once'
-    assert list(message.joint_names) == list(JOINTS)
-    (point,) = message.points
-    assert list(point.positions) == [0.25, -0.5]
-    assert list(point.velocities) == [0.0, 0.0]
-    assert (point.time_from_start.sec, point.time_from_start.nanosec) == (0, PERIOD_NS)
-    commands.stop(NOW_NS)
-    options = CommandOptions(reach_s=1.5)
-    slow = Commands(replace(TRAJECTORY, command_options=options), PERIOD_NS)
-    assert not slow.takes_courses
+    places = [(0.25, -0.5), (0.26, -0.5), (0.27, -0.5), (0.27, -0.5)]  # a: 0.5 rad/s, then none
+    for i, place in enumerate(places):
+        commands.send(np.array(place), NOW_NS + i * PERIOD_NS)
+        listener.wait(count=i + 1)
+    commands.stop(NOW_NS + len(places) * PERIOD_NS)
+    commands.send(np.array([0.3, -0.5]), NOW_NS + 5 * PERIOD_NS)  # begins anew, at rest
+    listener.wait(count=5)
+    for message, place in zip(listener.messages, [*places, (0.3, -0.5)], strict=True):
+        assert message.header.stamp == Time(nanoseconds=0).to_msg(), 'at once'
+        assert list(message.joint_names) == list(JOINTS)
+        assert list(message.points[0].positions) == list(place)
+        assert seconds(message.points[0]) == PERIOD_NS / 1e9
+        assert list(message.points[-1].velocities) == [0.0, 0.0]
+    assert [len(message.points) for message in listener.messages] == [1, 2, 2, 1, 1]
+    passed, rest = listener.messages[2].points
+    assert list(passed.velocities) == pytest.approx([0.5, 0.0])
+    assert list(rest.positions) == pytest.approx([0.27 + 0.5 * 0.5 / 2, -0.5])
+    assert seconds(rest) == pytest.approx(PERIOD_NS / 1e9 + 0.5)
 
 
 def test_the_rest_of_a_chunk_and_its_stop(commander, listen):
@@ -187,25 +115,11 @@ def test_the_rest_of_a_chunk_and_its_stop(commander, listen):
     (point,) = listener.wait(count=2).points
     assert list(point.positions) == pytest.approx([0.2 + 0.5 * 0.5 / 2, 0.0])
     assert list(point.velocities) == [0.0, 0.0]
-    assert point.time_from_start.nanosec == 500_000_000
+    assert seconds(point) == 0.5
     past = replace(chunk, t_obs_ns=NOW_NS - 10**10)
     commands.follow(due, past, NOW_NS)  # nothing is left of it
     commands.follow(due, chunk, NOW_NS)
     assert len(listener.wait(count=3).points) == 6
-
-
-@pytest.mark.parametrize(
-    ('states', 'problem'),
-    [
-        ([('arm', 'active'), ('other', 'inactive')], None),
-        ([], None),  # a controller of another manager
-        ([('arm', 'inactive')], 'arm is inactive: ros2 control switch_controllers --activate arm'),
-        ([('arm', 'unconfigured')], 'arm is unconfigured'),
-    ],
-)
-def test_a_controller_that_is_not_active_is_a_problem(states, problem):
-    found = inactive('arm', states)
-    assert found is None if problem is None else found is not None and problem in found
 
 
 @pytest.mark.parametrize('interface', ['cartesian_pose', 'servo_pose'])
@@ -309,30 +223,28 @@ def test_a_controller_without_the_parameter_is_not_asked_again(graph, commander)
 
 @pytest.mark.skipif(CONTROL_MSGS, reason='control_msgs is installed')
 @pytest.mark.parametrize('interface', ['gripper_command', 'parallel_gripper_command'])
-def test_missing_packages_are_all_named_at_configure(graph, interface):
+def test_missing_packages_are_all_named_at_configure(sender, interface):
     command = GripperCommand(interface, '/jaw/gripper_cmd')
     action = replace(
         VELOCITIES, command_interface='servo_joint', gripper=replace(GRIPPER, command=command)
     )
-    node = graph.add(LifecycleNode('commander', context=graph.context))
-    before = len(list(node.publishers))
+    before = len(list(sender.publishers))
     with pytest.raises(ConfigError) as error:
-        Commands(action, PERIOD_NS).configure(node)
+        Commands(action, PERIOD_NS).configure(sender)
     message = str(error.value)
     assert "command_interface 'servo_joint' needs control_msgs/msg/JointJog" in message
     assert f"gripper interface '{interface}' needs control_msgs/action/" in message
     assert message.count('sudo apt install ros-$ROS_DISTRO-control-msgs') == 2
-    assert len(list(node.publishers)) == before
+    assert len(list(sender.publishers)) == before
 
 
 @pytest.mark.skipif(INTERBOTIX, reason='interbotix_xs_msgs is installed')
-def test_a_missing_package_of_the_arm_leaves_no_gripper_behind(graph):
+def test_a_missing_package_of_the_arm_leaves_no_gripper_behind(sender):
     action = replace(ACTION, command_interface='joint_group', gripper=GRIPPER)
-    node = graph.add(LifecycleNode('commander', context=graph.context))
-    before = len(list(node.publishers))
+    before = len(list(sender.publishers))
     with pytest.raises(ConfigError, match='interbotix_ros_core'):
-        Commands(action, PERIOD_NS).configure(node)
-    assert len(list(node.publishers)) == before
+        Commands(action, PERIOD_NS).configure(sender)
+    assert len(list(sender.publishers)) == before
 
 
 def test_what_cannot_be_commanded_is_refused():
@@ -342,80 +254,18 @@ def test_what_cannot_be_commanded_is_refused():
         Commands(replace(ACTION, gripper=replace(GRIPPER, command=None)), PERIOD_NS)
 
 
-class Fields:
-    """A stand-in for a message type that is not installed: it has these fields and no others."""
-
-    names: set[str]
-
-    def __init__(self, **fields):
-        self.__dict__.update(fields)
-        self.__dict__['names'] = set(fields)
-
-    def __setattr__(self, name, value):
-        assert name in self.names, f'the message has no field {name}'
-        self.__dict__[name] = value
-
-
-def jog_type(**given):
-    """The fields of control_msgs/JointJog (6.8.0)."""
-    fields = {'header': Header(), 'joint_names': [], 'displacements': [], 'velocities': []}
-    message = Fields(**fields, duration=0.0)
-    for name, value in given.items():
-        setattr(message, name, value)
-    return message
-
-
-def test_joint_jogs():
-    action = replace(VELOCITIES, command_interface='servo_joint', frame_id='base_link')
-    message = jog(jog_type, action, [0.1, 0.2], now_ns=NOW_NS, duration_s=0.02)
-    assert (message.joint_names, message.velocities) == (['a', 'b'], [0.1, 0.2])
-    assert (message.displacements, message.duration) == ([], 0.02)
-    assert message.header.frame_id == 'base_link'
-    assert Time.from_msg(message.header.stamp).nanoseconds == NOW_NS
-
-
-class GripperGoals:
-    """The fields of control_msgs' GripperCommand action (6.8.0)."""
-
-    @staticmethod
-    def Goal():  # noqa: N802 - its name there
-        return Fields(command=Fields(position=0.0, max_effort=0.0))
-
-
-class ParallelGoals:
-    """The fields of control_msgs' ParallelGripperCommand action (6.8.0)."""
-
-    @staticmethod
-    def Goal():  # noqa: N802 - its name there
-        return Fields(command=None)
-
-
-def test_goals_of_grippers():
-    plain = GripperCommand('gripper_command', '/jaw')
-    strong = replace(plain, max_effort=20.0)
-    goal = goal_of(GripperGoals, GRIPPER, strong, 0.3)
-    assert (goal.command.position, goal.command.max_effort) == (0.3, 20.0)
-    assert goal_of(GripperGoals, GRIPPER, plain, 0.3).command.max_effort == 0.0
-    plain = GripperCommand('parallel_gripper_command', '/jaw')
-    strong = replace(plain, max_effort=20.0)
-    state = goal_of(ParallelGoals, GRIPPER, strong, 0.3).command
-    assert (list(state.name), list(state.position)) == (['jaw'], [0.3])
-    assert (list(state.velocity), list(state.effort)) == ([], [20.0])
-    assert not goal_of(ParallelGoals, GRIPPER, plain, 0.3).command.effort
-
-
 ROBOTS = sorted(resource('config/robots/pusht.yaml').parent.glob('*.yaml'))
 
 
 @pytest.mark.parametrize('path', ROBOTS, ids=lambda path: path.stem)
-def test_every_shipped_spec_is_commanded_with_its_own_message(path, graph, commander, listen):
+def test_every_shipped_spec_is_commanded_with_its_own_message(path, commander, listen):
     action = RobotSpec.from_yaml(path).action
     command = None if action.gripper is None else action.gripper.command
     if action.gripper is not None and command is None:
         with pytest.raises(ConfigError, match=r'gripper\.command'):
             Commands(action, PERIOD_NS)
         return
-    by_action = command is not None and command.interface.endswith('gripper_command')
+    by_action = command is not None and command.is_action
     interbotix = action.command_interface == 'joint_group'
     if (by_action and not CONTROL_MSGS) or (interbotix and not INTERBOTIX):
         with pytest.raises(ConfigError, match='cannot be imported here'):
@@ -423,13 +273,20 @@ def test_every_shipped_spec_is_commanded_with_its_own_message(path, graph, comma
         if interbotix:
             return
         action = replace(action, gripper=None)  # the arm alone: its own message is there
-    kinds = {'forward_position': Float64MultiArray, 'joint_trajectory': JointTrajectory}
+    kinds = {
+        'forward_position': lambda: Float64MultiArray,
+        'joint_trajectory': lambda: JointTrajectory,
+        'joint_group': lambda: message_type('interbotix_xs_msgs/msg/JointGroupCommand', 'ALOHA'),
+    }
     commands = commander(action)
-    listener = listen(kinds[action.command_interface], action.command_topic)
-    values = np.array([sum(action.limits[name].position) / 2 for name in action.channels])
-    commands.send(values, NOW_NS)
+    listener = listen(kinds[action.command_interface](), action.command_topic)
+    values = np.array([sum(action.limits[name].position) / 2 for name in action.arm_channels])
+    commands.send(np.append(values, [0.5] * (action.gripper is not None)), NOW_NS)
     message = listener.wait()
-    if isinstance(message, Float64MultiArray):
+    if interbotix:
+        assert message.name == action.command_options.group
+        assert list(message.cmd) == values.astype(np.float32).tolist()
+    elif isinstance(message, Float64MultiArray):
         assert list(message.data) == values.tolist()
     else:
         assert list(message.joint_names) == list(action.names)

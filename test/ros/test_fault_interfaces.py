@@ -89,6 +89,11 @@ def course_of(message):
     )
 
 
+def begins(message):
+    """Return when a course begins in ns; a point begins at once, which is 0."""
+    return Time.from_msg(message.header.stamp).nanoseconds
+
+
 def check_course(one, message):
     """Check that a course keeps the limits from its first point to its last, where it rests."""
     times, places, velocities = course_of(message)
@@ -121,14 +126,14 @@ def test_courses_are_sent_once_a_plan_and_a_stop_comes_point_by_point(rig):
         one.arm.pause(0.2)  # the last point is on the way
         assert one.arm.commands[-1][0] - began_s <= 0.5 + one.judge.stop_s + one.slack_s
         messages = [message for _, message in one.arm.commands]
-        courses = [message for message in messages if len(message.points) > 1]
+        courses = [message for message in messages if begins(message)]
         plans = list(dict.fromkeys(t.outcome.t_obs_ns for t in one.ticks if t.is_policy))
         assert len(courses) == len(plans)
-        points = list(itertools.takewhile(lambda m: len(m.points) == 1, reversed(messages)))
+        points = list(itertools.takewhile(lambda m: not begins(m), reversed(messages)))
         assert len(points) >= 5  # so many ticks it takes to stop from half the largest velocity
         # The first point goes on from where the course has led until then.
         times, places, _ = course_of(courses[-1])
-        begin_s = Time.from_msg(courses[-1].header.stamp).nanoseconds / 1e9
+        begin_s = begins(courses[-1]) / 1e9
         tick = next(t for t in one.ticks[stopped:] if not t.is_policy)
         elapsed_s = one.arm.now_ns() / 1e9 - (time.monotonic() - tick.at_s) - begin_s
         where = [np.interp(elapsed_s, times, place) for place in places.T]

@@ -12,14 +12,18 @@ from vqbet_ros.ros.commands.plain import (
     ContinuousQuaternion,
     GripperGate,
     joints_problem,
+    moving_points,
     Points,
     remaining_points,
     single_point,
-    stopping_point,
+    stopping_points,
+    Velocity,
 )
+from vqbet_ros.runtime.limiter import Limiter
 from vqbet_ros.runtime.plan import Chunk
 from vqbet_ros.runtime.rotation import matrix, rotation_6d
-from vqbet_ros.spec import GripperCommand
+from vqbet_ros.runtime_spec import LimiterSettings
+from vqbet_ros.spec import ActionSpec, GripperCommand, JointLimits
 
 PERIOD_NS = 100_000_000
 T_OBS_NS = 1_700_000_000_000_000_000
@@ -80,15 +84,124 @@ def test_a_single_point_is_one_of_rest():
     assert points.positions.tolist() == [[1.0, 2.0]]
 
 
-def test_a_stop_is_an_even_deceleration_within_the_limits():
-    velocity, stop_s = np.array([0.8, -0.4, 2.0]), 0.25
-    position, low, high = np.zeros(3), np.full(3, -1.0), np.array([1.0, 1.0, 0.1])
-    points = stopping_point(position, velocity, round(stop_s * 1e9), low, high)
-    assert refusals(points, 3) == []
-    shares = (np.arange(10_000) + 0.5) / 10_000  # of the time; the middle of each slice
-    walked = (velocity * (1 - shares[:, None]) * stop_s).mean(axis=0)
-    assert np.allclose(points.positions[0, :2], walked[:2], atol=1e-6)
-    assert points.positions[0, 2] == 0.1, 'a stop never leaves the range'
+class Controller:
+    """Interpolates as joint_trajectory_controller does: from where it is, cubic, to each point."""
+
+    def __init__(self, position):
+        self.position, self.velocity = np.array(position, float), np.zeros(len(position))
+        self._knots = []
+
+    def take(self, points):
+        self._elapsed_s = 0.0
+        places = [self.position, *points.positions]
+        speeds = [self.velocity, *points.velocities]
+        times = [0.0, *(points.times_ns / 1e9)]
+        self._knots = list(zip(times, places, speeds, strict=True))
+
+    def tick(self, tick_s):
+        """Let time pass; returns the acceleration of it."""
+        before = self.velocity
+        self._elapsed_s += tick_s
+        for (t0, p0, v0), (t1, p1, v1) in itertools.pairwise(self._knots):
+            if t0 <= self._elapsed_s < t1:
+                h, u = t1 - t0, (self._elapsed_s - t0) / (t1 - t0)
+                self.position = (
+                    (2 * u**3 - 3 * u**2 + 1) * p0
+                    + (u**3 - 2 * u**2 + u) * h * v0
+                    + (3 * u**2 - 2 * u**3) * p1
+                    + (u**3 - u**2) * h * v1
+                )
+                self.velocity = (
+                    (6 * u**2 - 6 * u) * (p0 - p1) / h
+                    + (3 * u**2 - 4 * u + 1) * v0
+                    + (3 * u**2 - 2 * u) * v1
+                )
+                break
+        else:
+            _, self.position, self.velocity = self._knots[-1]
+        return (self.velocity - before) / tick_s
+
+
+STOP_S = 0.25
+
+
+@given(
+    st.lists(st.tuples(st.floats(-1, 1), st.floats(-3, 3)), min_size=1, max_size=4),
+    st.floats(0.01, 0.5),
+)
+def test_a_stop_is_an_even_deceleration_that_never_leaves_the_range(joints, stop_s):
+    position, velocity = np.array(joints).T
+    low, high = np.full(len(joints), -1.0), np.full(len(joints), 1.0)
+    points = stopping_points(position, velocity, round(stop_s * 1e9), low, high)
+    assert refusals(points, len(joints)) == []
+    assert (points.times_ns <= round(stop_s * 1e9)).all()
+    robot = Controller(position)
+    robot.velocity = velocity
+    robot.take(points)
+    step = np.abs(velocity) * 1e-3 + 1e-9  # times are whole numbers of milliseconds
+    stoppable = np.abs(position + np.sign(velocity) * step) <= 1
+    for _ in range(200):
+        robot.tick(stop_s / 199)
+        assert (np.abs(robot.position) <= 1 + step).all()
+        assert (np.abs(robot.velocity) <= np.abs(velocity) + 1e-6)[stoppable].all()
+        assert (robot.velocity * velocity >= -1e-6)[stoppable].all()
+    assert (robot.velocity == 0).all()
+    way = robot.position - position
+    free = np.abs(position + velocity * stop_s / 2) <= 1
+    assert (np.abs(way - velocity * stop_s / 2) <= step)[free].all()
+
+
+ACCELERATION = 3.0
+ARM = JointLimits((-2.0, 2.0), velocity=0.8, acceleration=ACCELERATION, jerk=60.0)
+
+
+@pytest.mark.parametrize('rate_hz', [10, 50, 100])
+def test_a_controller_moves_on_through_points_as_they_were_limited(rate_hz):
+    """The oracle for the acceleration is the limit; points of rest would need 6 v / T."""
+    period_ns, finer = 10**9 // rate_hz, 1000 // rate_hz
+    action = ActionSpec(
+        names=('a',), unit='rad', command_topic='/c', record_topic=None, limits={'a': ARM}
+    )
+    limiter = Limiter(action, LimiterSettings(gross_velocity=1e3), 1 / rate_hz)
+    limiter.seed(np.zeros(1))
+    velocity, robot = Velocity(period_ns, np.array([0.8])), Controller([0.0])
+    low, high = np.array([-2.0]), np.array([2.0])
+    accelerations, lags, sent = [], [], []
+    for i in range(3 * rate_hz):
+        command = limiter.limit(np.array([1.5 if i < 2 * rate_hz else 0.5]))
+        passing = velocity.at(command, i * period_ns)
+        points = moving_points(command, passing, period_ns, round(STOP_S * 1e9), low, high)
+        assert refusals(points, 1) == []
+        robot.take(points)
+        accelerations += [float(robot.tick(0.001)[0]) for _ in range(finer)]
+        lags.append(abs(float(robot.position[0] - command[0])))
+        sent.append(float(command[0]))
+    assert np.ptp(sent) > 0.9
+    assert max(lags) < 1e-9, 'each command is reached when the next one comes'
+    # Of the first command, no velocity is known: two steps from rest, as points of rest would be.
+    assert np.abs(accelerations[2 * finer :]).max() < 3 * ACCELERATION
+    # Then nothing comes any more: the arm rests soon, without turning round.
+    speed = float(robot.velocity[0])
+    for _ in range(round(STOP_S * 1000) + 1):
+        robot.tick(0.001)
+    assert (robot.velocity == 0).all()
+    assert 0 <= (robot.position[0] - sent[-1]) * np.sign(speed) <= abs(speed) * STOP_S
+
+
+def test_velocities_of_commands():
+    velocity = Velocity(PERIOD_NS, np.array([2.0, np.inf]))
+    ask = lambda i, *place: velocity.at(np.array(place), int(i * PERIOD_NS)).tolist()  # noqa: E731
+    assert ask(0, 0.0, 0.0) == [0.0, 0.0], 'nothing is known yet'
+    assert ask(1, 0.1, 0.1) == pytest.approx([1.5, 1.5])  # it has begun to move
+    assert ask(2, 0.2, 0.2) == pytest.approx([1.0, 1.0])
+    assert ask(4, 0.4, 0.2) == pytest.approx([1.0, 0.0]), 'a tick was late; the other one rests'
+    assert ask(5, 0.8, 0.1) == pytest.approx([2.0, -1.5]), 'within the limits'
+    assert ask(5.01, 0.8, 0.09) == pytest.approx([0.0, -14.5])
+    assert ask(9, 0.9, 0.2) == [0.0, 0.0], 'another motion'
+    velocity.forget()
+    assert ask(10, 1.0, 0.2) == [0.0, 0.0]
+    velocity.start(np.array([0.0, 0.0]), np.array([1.0, 0.0]), 20 * PERIOD_NS)
+    assert ask(20, 0.1, 0.0) == pytest.approx([1.0, 0.0])
 
 
 @pytest.mark.parametrize('axis', [(0.0, 0.0, 1.0), (1.0, 2.0, -0.5)])
@@ -156,12 +269,13 @@ def test_a_clock_that_went_back_does_not_silence_a_gripper():
     assert gate.due(1.0, 5) == 1.0
 
 
-def test_after_a_stop_the_target_is_sent_again():
+def test_what_is_forgotten_is_sent_again_but_not_too_soon():
     gate = GripperGate(ANALOG, (0.0, 1.0))
     gate.sent(0.5, 0)
     assert gate.due(0.5, 10**10) is None
     gate.forget()
-    assert gate.due(0.5, 10**10) == 0.5
+    assert gate.due(0.5, PERIOD_NS - 1) is None
+    assert gate.due(0.5, PERIOD_NS) == 0.5
 
 
 @pytest.mark.parametrize(

@@ -42,8 +42,8 @@ class ActiveCheck:
             self._type = message_type('controller_manager_msgs/srv/ListControllers', 'a check')
         except UnknownType:
             return
-        service = f'{space}/controller_manager/list_controllers'
-        self._client = node.create_client(self._type, service)
+        self._manager = f'{space}/controller_manager'
+        self._client = node.create_client(self._type, f'{self._manager}/list_controllers')
         self._timer = node.create_timer(
             _ASK_EVERY_S, self._ask, clock=Clock(clock_type=ClockType.STEADY_TIME)
         )
@@ -66,23 +66,31 @@ class ActiveCheck:
             self._waited = 0
             self._pending = self._client.call_async(self._type.Request())
             self._pending.add_done_callback(self._take)
+        else:
+            self.problem = None  # with the manager went what it said
 
     def _take(self, future: Any) -> None:
         self._pending = None
         if future.cancelled() or future.exception() is not None:
             return  # the timer asks again
         states = ((one.name, one.state) for one in future.result().controller)
-        self.problem = inactive(self._name, states)
+        self.problem = inactive(self._name, states, self._manager)
 
 
-def inactive(controller: str, states: Iterable[tuple[str, str]]) -> str | None:
+def inactive(controller: str, states: Iterable[tuple[str, str]], manager: str) -> str | None:
     """Say why a controller takes no commands, or None.
 
     Args:
         controller: Its name.
         states: Name and state of each controller that the manager knows.
+        manager: The manager's name.
     """
     state = dict(states).get(controller)
     if state is None or state == 'active':
         return None
-    return f'{controller} is {state}: ros2 control switch_controllers --activate {controller}'
+    steps = [f'switch_controllers --activate {controller}']
+    if state == 'unconfigured':  # a switch refuses those
+        steps.insert(0, f'set_controller_state {controller} inactive')
+    where = '' if manager == '/controller_manager' else f' -c {manager}'
+    commands = ' && '.join(f'ros2 control {step}{where}' for step in steps)
+    return f'{controller} is {state}: {commands}'

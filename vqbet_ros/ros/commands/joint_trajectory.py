@@ -1,13 +1,13 @@
 """trajectory_msgs/JointTrajectory, as ros2_control's joint_trajectory_controller takes it.
 
-Two ways (`command_options.trajectory`). 'point': each command is one point, reached when the next
-one comes, so that the controller stands still soon after the last. 'chunk': the whole rest of a
-chunk, with the time at which it starts, so that the controller interpolates it at its own rate and
-ends it at rest, whatever becomes of this process.
+Two ways (`command_options.trajectory`). 'point': each command is one point, passed when the next
+one comes, and behind it where an even deceleration ends, for the case that no next one comes.
+'chunk': the whole rest of a chunk, with the time at which it starts, so that the controller
+interpolates it at its own rate and ends it at rest, whatever becomes of this process.
 
 Since the end of a trajectory must have no velocity, every message could be the last. To stop, a
-chunk is replaced by one point a little ahead at which an even deceleration ends. An empty message
-would do the same in the documents only: controllers since January 2024 refuse it.
+chunk is replaced by where an even deceleration ends. An empty message would do the same in the
+documents only: controllers since January 2024 refuse it.
 """
 
 import numpy as np
@@ -20,7 +20,13 @@ from trajectory_msgs.msg import JointTrajectoryPoint
 from vqbet_ros.errors import ConfigError
 from vqbet_ros.ros import qos
 from vqbet_ros.ros.commands.joints_check import JointsCheck
-from vqbet_ros.ros.commands.plain import Points, remaining_points, single_point, stopping_point
+from vqbet_ros.ros.commands.plain import (
+    moving_points,
+    Points,
+    remaining_points,
+    stopping_points,
+    Velocity,
+)
 from vqbet_ros.runtime.plan import Chunk
 from vqbet_ros.spec import ActionSpec
 
@@ -30,7 +36,7 @@ class JointTrajectory:
 
     Args:
         action: Positions of joints.
-        period_ns: Time between two commands; a point is reached in it unless the options say
+        period_ns: Time between two commands; a point is passed in it unless the options say
             otherwise.
     """
 
@@ -39,8 +45,10 @@ class JointTrajectory:
         self._reach_ns = period_ns if reach_s is None else round(reach_s * 1e9)
         self._stop_ns = round(action.command_options.stop_s * 1e9)
         self._action = action
-        ranges = [action.limits[name].position for name in action.names]
-        self._low, self._high = np.array(ranges).T  # each (n,)
+        limits = [action.limits[name] for name in action.names]
+        self._low, self._high = np.array([one.position for one in limits]).T  # each (n,)
+        speeds = [np.inf if one.velocity is None else one.velocity for one in limits]
+        self._velocity = Velocity(period_ns, np.array(speeds))
         self._node: LifecycleNode | None = None
         self._course: tuple[Points, int] | None = None  # the chunk under way, and its start
 
@@ -57,9 +65,14 @@ class JointTrajectory:
         self._node = node
 
     def send(self, values: NDArray[np.float64], now_ns: int) -> None:
-        """Publish one point that replaces what was sent before; it starts when it arrives."""
-        self._course = None
-        self._publish(single_point(values, self._reach_ns), start_ns=0)
+        """Publish a point that replaces what was sent before; it starts when it arrives."""
+        course, self._course = self._course, None
+        if course is not None:
+            points, start_ns = course
+            self._velocity.start(*points.at(now_ns - start_ns), now_ns)
+        velocity = self._velocity.at(values, now_ns)
+        ends = (self._low, self._high)
+        self._publish(moving_points(values, velocity, self._reach_ns, self._stop_ns, *ends), 0)
 
     def send_chunk(self, chunk: Chunk, now_ns: int) -> None:
         """Publish the rest of a chunk, which starts at `now_ns` and replaces what was sent."""
@@ -69,7 +82,8 @@ class JointTrajectory:
             self._course = points, now_ns
 
     def stop(self, now_ns: int) -> None:
-        """Bring a chunk that is under way to rest; a single point has done that by itself."""
+        """Bring a chunk that is under way to rest; points have done that by themselves."""
+        self._velocity.forget()
         course, self._course = self._course, None
         if course is None:
             return
@@ -77,7 +91,7 @@ class JointTrajectory:
         elapsed_ns = now_ns - start_ns
         if elapsed_ns < int(points.times_ns[-1]):
             position, velocity = points.at(elapsed_ns)
-            ending = stopping_point(position, velocity, self._stop_ns, self._low, self._high)
+            ending = stopping_points(position, velocity, self._stop_ns, self._low, self._high)
             self._publish(ending, start_ns=0)
 
     def close(self) -> None:

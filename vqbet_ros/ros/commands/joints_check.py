@@ -38,7 +38,7 @@ class JointsCheck:
         self.problem: str | None = None
         self.answered = False
         self._node = node
-        self._controller = topic.rpartition('/')[0]
+        self._controller = node.resolve_topic_name(topic).rpartition('/')[0]
         self._names = names
         # A controller that forwards numbers has one parameter; asked for an unknown one it would
         # answer with nothing at all.

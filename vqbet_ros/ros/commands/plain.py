@@ -10,6 +10,8 @@ from vqbet_ros.runtime.rotation import quaternion
 from vqbet_ros.spec import GripperCommand
 
 Float64 = NDArray[np.float64]
+_GRID_NS = 1_000_000  # of the times at which joints come to rest
+_LONGEST_GAP = 3  # periods between two commands of one motion
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,10 +71,13 @@ def remaining_points(chunk: Chunk, size: int, now_ns: int) -> Points | None:
     return Points(due_ns[first:] - now_ns, positions[first:], velocities)
 
 
-def stopping_point(
+def stopping_points(
     position: Float64, velocity: Float64, stop_ns: int, low: Float64, high: Float64
 ) -> Points:
-    """Return the point at which an even deceleration comes to rest after `stop_ns`.
+    """Return where even decelerations come to rest.
+
+    A joint that would leave its range comes to rest at the end of it, sooner than the others. The
+    cubic that a controller lays through such points is the deceleration itself.
 
     Args:
         position: (n,) now.
@@ -81,8 +86,80 @@ def stopping_point(
         low: (n,) lowest allowed positions.
         high: (n,) highest allowed positions.
     """
-    target = position + velocity * (stop_ns / 2e9)
-    return single_point(np.clip(target, low, high), stop_ns)
+    room = np.clip(np.where(velocity > 0, high - position, position - low), 0.0, None)
+    moving = np.abs(velocity) > 1e-9
+    longest_ns = np.full(len(position), float(stop_ns))
+    np.divide(2e9 * room, np.abs(velocity), out=longest_ns, where=moving)
+    ends_ns = np.minimum(longest_ns, stop_ns).astype(np.int64)  # (n,)
+    ends_ns = np.maximum(ends_ns - ends_ns % _GRID_NS, min(_GRID_NS, stop_ns))
+    times_ns = np.unique(ends_ns)  # (K,)
+    left = np.clip(1 - times_ns[:, None] / ends_ns, 0.0, 1.0)  # (K, n), of the velocity
+    way = velocity * ends_ns / 2e9 * (1 - left**2)
+    return Points(times_ns, np.clip(position + way, low, high), velocity * left)
+
+
+def moving_points(
+    target: Float64, velocity: Float64, reach_ns: int, stop_ns: int, low: Float64, high: Float64
+) -> Points:
+    """Return a point that is passed after `reach_ns`, and where the joints rest if none follows.
+
+    Points of rest alone would have a controller stop at each of them, with accelerations of up to
+    6 times the velocity over the time between two of them.
+
+    Args:
+        target: (n,) where to be after `reach_ns`.
+        velocity: (n,) there, per second.
+        reach_ns: How long it takes.
+        stop_ns: How long it takes to come to rest if nothing follows.
+        low: (n,) lowest allowed positions.
+        high: (n,) highest allowed positions.
+    """
+    if not velocity.any():
+        return single_point(target, reach_ns)
+    rest = stopping_points(target, velocity, stop_ns, low, high)
+    return Points(
+        np.concatenate([[reach_ns], reach_ns + rest.times_ns]),
+        np.concatenate([target[None], rest.positions]),
+        np.concatenate([velocity[None], rest.velocities]),
+    )
+
+
+class Velocity:
+    """Tells at which velocity the newest of some commands is passed.
+
+    Args:
+        period_ns: Time between two commands.
+        largest: (n,) per second; infinite where there is no limit.
+    """
+
+    def __init__(self, period_ns: int, largest: Float64) -> None:
+        self._period_ns, self._largest = period_ns, largest
+        self._last: tuple[int, Float64, Float64] | None = None  # time, position, mean velocity
+
+    def start(self, position: Float64, velocity: Float64, now_ns: int) -> None:
+        """Begin with a motion that is under way."""
+        self._last = now_ns - self._period_ns, position, velocity
+
+    def forget(self) -> None:
+        """Begin from rest."""
+        self._last = None
+
+    def at(self, position: Float64, now_ns: int) -> Float64:
+        """Return the velocity (n,) at a command, zero at the first one.
+
+        Between two commands the mean velocity is known; at the end of them, half of its last
+        change is added. Where that would turn a joint round, it comes to rest.
+        """
+        last, mean = self._last, np.zeros_like(position)
+        since_ns = 0 if last is None else now_ns - last[0]
+        if last is None or not 0 < since_ns <= _LONGEST_GAP * self._period_ns:
+            self._last = now_ns, position, mean
+            return mean
+        mean = (position - last[1]) * (1e9 / since_ns)
+        self._last = now_ns, position, mean
+        velocity = 1.5 * mean - 0.5 * last[2]
+        velocity[velocity * mean <= 0] = 0.0
+        return np.clip(velocity, -self._largest, self._largest)
 
 
 class ContinuousQuaternion:
@@ -120,7 +197,8 @@ class GripperGate:
         self._command = command
         self._low, self._high = limits
         self._period_ns = round(1e9 / command.max_rate_hz)
-        self._last: tuple[float, int] | None = None  # what was sent, and when
+        self._value: float | None = None  # what was sent and not forgotten
+        self._at_ns: int | None = None  # when something was sent
 
     def due(self, target: float, now_ns: int) -> float | None:
         """Return what to send now, or None; `sent` says that it was."""
@@ -130,21 +208,23 @@ class GripperGate:
             if close_below <= target <= open_above:
                 return None
             wanted = self._low if target < close_below else self._high
-        if self._last is None:
+        # A clock that went back is no reason to be silent.
+        if self._at_ns is not None and 0 <= now_ns - self._at_ns < self._period_ns:
+            return None
+        value = self._value
+        if value is None:
             return wanted
-        value, at_ns = self._last
-        too_soon = 0 <= now_ns - at_ns < self._period_ns  # a clock that went back is no reason
-        if too_soon or wanted == value or abs(wanted - value) < self._command.min_change:
+        if wanted == value or abs(wanted - value) < self._command.min_change:
             return None
         return wanted
 
     def sent(self, value: float, now_ns: int) -> None:
         """Note what was sent."""
-        self._last = value, now_ns
+        self._value, self._at_ns = value, now_ns
 
     def forget(self) -> None:
-        """Send the next target in any case: others may have moved the gripper."""
-        self._last = None
+        """Send the next target in any case, but no sooner: others may have moved the gripper."""
+        self._value = None
 
 
 def joints_problem(

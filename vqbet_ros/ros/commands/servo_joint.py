@@ -61,16 +61,11 @@ class ServoJoint:
             node.destroy_lifecycle_publisher(self._publisher)
 
     def _publish(self, velocities: list[float], now_ns: int) -> None:
-        self._publisher.publish(
-            jog(self._type, self._action, velocities, now_ns=now_ns, duration_s=self._duration_s)
+        message = self._type(
+            joint_names=list(self._action.names),
+            velocities=velocities,  # without displacements, which Servo ignores
+            duration=self._duration_s,
         )
-
-
-def jog(
-    kind: Any, action: ActionSpec, velocities: list[float], *, now_ns: int, duration_s: float
-) -> Any:
-    """Return a JointJog, of the type `kind`; without displacements, which Servo ignores."""
-    message = kind(joint_names=list(action.names), velocities=velocities, duration=duration_s)
-    message.header.frame_id = action.frame_id
-    message.header.stamp = Time(nanoseconds=now_ns).to_msg()
-    return message
+        message.header.frame_id = self._action.frame_id
+        message.header.stamp = Time(nanoseconds=now_ns).to_msg()
+        self._publisher.publish(message)
