@@ -102,6 +102,28 @@ def plain(engine, recording, step, missing=(), start=0):
     return engine.decode(features, torch.from_numpy(recording.state[known])[None], there)
 
 
+def assert_decides_as(engine, exact):
+    """Compare each plan of an episode with the plain pass of `exact`, which may be the engine."""
+    recording = Recording()
+
+    def compare(step, **changes):
+        output = engine.plan(recording.observation(step, **changes))
+        assert_same(output, plain(exact, recording, step, **changes))
+
+    for step in range(5):
+        compare(step)
+    # Begun in the middle, with a goal, a frame lost, another goal, none.
+    engine.reset()
+    for step, begin in ((5, 6), (6, 5), (7, None)):
+        goal = None
+        if begin is not None:
+            goal = {n: images[begin : begin + GOALS] for n, images in recording.images.items()}
+        for one in {engine, exact}:
+            one.set_goal(goal, recording.state[6 : 6 + GOALS])
+        for missing in ((), (step - 1,)):
+            compare(step, missing=missing, start=4)
+
+
 def assert_same(output, decoded):
     np.testing.assert_allclose(output.actions, decoded.actions[0], rtol=1e-4, atol=1e-2)
     np.testing.assert_array_equal(output.codes, decoded.codes[0])

@@ -5,13 +5,12 @@ import logging
 import shutil
 
 from engine_parts import (
+    assert_decides_as,
     assert_same,
     CONFIG,
-    GOALS,
     HISTORY,
     make_engine,
     Observation,
-    plain,
     Recording,
 )
 import numpy as np
@@ -42,19 +41,8 @@ def test_every_plan_is_that_of_the_plain_pass(checkpoint):
     assert isinstance(engine._runner, OnnxRunner)
     assert not isinstance(other._runner, OnnxRunner)
     engine.warm_up()
+    assert_decides_as(engine, other)
     recording = Recording()
-    for step in range(5):
-        assert_same(engine.plan(recording.observation(step)), plain(other, recording, step))
-    engine.reset()
-    for step, begin in ((5, 6), (6, 5), (7, None)):
-        goal = None
-        if begin is not None:
-            goal = {n: images[begin : begin + GOALS] for n, images in recording.images.items()}
-        for one in (engine, other):
-            one.set_goal(goal, recording.state[6 : 6 + GOALS])
-        for missing in ((), (step - 1,)):
-            output = engine.plan(recording.observation(step, missing=missing, start=4))
-            assert_same(output, plain(other, recording, step, missing=missing, start=4))
     for running in range(4):
         first, second = (
             e.plan(recording.observation(7), running=running, hysteresis=0.1)

@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from engine_parts import (
+    assert_decides_as,
     assert_same,
     CONFIG,
     GOALS,
@@ -78,21 +79,7 @@ def rebuilt(config):
 def test_every_layout_decides_as_the_plain_pass(layout, numbers):
     engine = rebuilt(replace(CONFIG, **LAYOUTS[layout]))
     assert engine.numbers == numbers
-    recording = Recording()
-    for step in range(5):
-        assert_same(engine.plan(recording.observation(step)), plain(engine, recording, step))
-    # Begun in the middle, with a goal, a frame lost, another goal, none.
-    engine.reset()
-    for step, begin in ((5, 6), (6, 5), (7, None)):
-        goal = None
-        if begin is not None:
-            goal = {
-                name: images[begin : begin + GOALS] for name, images in recording.images.items()
-            }
-        engine.set_goal(goal, recording.state[6 : 6 + GOALS])
-        for missing in ((), (step - 1,)):
-            output = engine.plan(recording.observation(step, missing=missing, start=4))
-            assert_same(output, plain(engine, recording, step, missing=missing, start=4))
+    assert_decides_as(engine, engine)
 
 
 def test_a_folded_encoder_gives_the_same_features(numbers):
