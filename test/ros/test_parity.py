@@ -1,6 +1,5 @@
 """Messages over DDS through the node's input, and from a bag through `align`: the same tensors."""
 
-from collections.abc import Mapping
 import threading
 import time
 from typing import Any
@@ -13,11 +12,11 @@ pytestmark = [pytest.mark.ros, pytest.mark.slow]
 
 import cv2  # noqa: E402
 from geometry_msgs.msg import PoseStamped  # noqa: E402
+from prepared_rows import require_same, rows_of  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from rclpy.qos import QoSProfile  # noqa: E402
 from rclpy.time import Time  # noqa: E402
 from sensor_msgs.msg import CompressedImage, Image, JointState  # noqa: E402
-from vqbet_ros.data.align import align  # noqa: E402
 from vqbet_ros.data.bag import Bag  # noqa: E402
 from vqbet_ros.data.messages import DECODERS  # noqa: E402
 from vqbet_ros.recording.bag import BagOptions, BagWriter, Topic  # noqa: E402
@@ -142,19 +141,6 @@ def messages(start_ns: int, rng: np.random.Generator) -> list[tuple[int, str, An
     return sorted(made, key=lambda item: item[0])
 
 
-def rows_of(bag: Bag) -> tuple[Any, Any, Mapping[str, Any]]:
-    spec = bag.spec
-    assert spec is not None
-    pieces = list(align(bag.messages(), spec))
-    assert {piece.episode for piece in pieces} == {0}
-    images = {
-        camera.name: np.concatenate([piece.images[camera.name] for piece in pieces])
-        for camera in spec.cameras
-    }
-    stamps_ns = np.concatenate([piece.stamps_ns for piece in pieces])
-    return stamps_ns, np.concatenate([piece.state for piece in pieces]), images
-
-
 def test_every_tick_is_the_same_live_and_from_a_bag(graph, tmp_path):
     import rclpy
 
@@ -190,17 +176,11 @@ def test_every_tick_is_the_same_live_and_from_a_bag(graph, tmp_path):
     counts = feed.buffer.counts()
     assert all(of.bad == of.not_newer == of.unstamped == 0 for of in counts.values()), counts
 
-    stamps_ns, state, images = rows_of(Bag.open(tmp_path / 'bag'))
+    bag = Bag.open(tmp_path / 'bag')
+    assert bag.spec is not None
+    rows = rows_of(bag.messages(), bag.spec)
+    stamps_ns, _, images = rows
     assert len(stamps_ns) >= END_MS // 100 - 3
+    assert set(images) == {'front', 'wrist'}
     for row, stamp_ns in enumerate(stamps_ns.tolist()):
-        observation = live[stamp_ns]  # what the node went by, of its own accord
-        for step, frames in enumerate(observation.frames):
-            at = row - HISTORY + 1 + step
-            if at < 0:
-                continue
-            assert observation.valid[step]
-            np.testing.assert_array_equal(observation.state[step], state[at])
-            assert frames is not None
-            assert set(frames) == {'front', 'wrist'}
-            for name, frame in frames.items():
-                np.testing.assert_array_equal(frame.image, images[name][at])
+        require_same(live[stamp_ns], row, rows)  # what the node went by, of its own accord

@@ -2,8 +2,8 @@
 
 import cdr_messages as cdr
 import numpy as np
+from prepared_rows import require_same, rows_of
 import pytest
-from vqbet_ros.data.align import align
 from vqbet_ros.data.bag import BagMessage
 from vqbet_ros.data.cdr import header_stamp_ns
 from vqbet_ros.data.messages import DECODERS
@@ -92,29 +92,6 @@ def recording(rng, camera_trembles_ms=0.0):
     return sorted(messages, key=lambda message: message.log_ns)
 
 
-def rows(messages, spec):
-    pieces = list(align(messages, spec))
-    images = {
-        camera.name: np.concatenate([piece.images[camera.name] for piece in pieces])
-        for camera in spec.cameras
-    }
-    stamps_ns = np.concatenate([piece.stamps_ns for piece in pieces])
-    assert {piece.episode for piece in pieces} == {0}
-    return stamps_ns, np.concatenate([piece.state for piece in pieces]), images
-
-
-def require_same(observation, row, state, images):
-    """Compare every step of an observation, bit for bit."""
-    first = row - len(observation.valid) + 1
-    for step, frames in enumerate(observation.frames):
-        if first + step < 0:
-            continue  # before the dataset's first frame; the node may know more
-        assert observation.valid[step]
-        np.testing.assert_array_equal(observation.state[step], state[first + step])
-        for name, frame in frames.items():
-            np.testing.assert_array_equal(frame.image, images[name][first + step])
-
-
 def put(buffer, spec, message):
     stream = next(part.stream for part in spec.streams if part.topic == message.topic)
     stamp_ns = header_stamp_ns(message.payload, message.type)
@@ -125,7 +102,8 @@ def put(buffer, spec, message):
 @pytest.mark.parametrize('seed', range(3))
 def test_every_tick_is_what_the_running_node_sees(seed, trembles_ms):
     messages = recording(np.random.default_rng(seed), trembles_ms)
-    stamps_ns, state, images = rows(messages, SPEC)
+    rows = rows_of(messages, SPEC)
+    stamps_ns, *_ = rows
     buffer = ObservationBuffer(SPEC, DECODERS, HISTORY, jitter_ns=SPEC.period_ns // 4)
     arriving = iter(messages)
     for row, stamp_ns in enumerate(stamps_ns.tolist()):
@@ -135,14 +113,15 @@ def test_every_tick_is_what_the_running_node_sees(seed, trembles_ms):
                 break
         observation = buffer.observe_at(stamp_ns, stamp_ns + 80 * MS, HISTORY)
         assert isinstance(observation, Observation), observation
-        require_same(observation, row, state, images)
+        require_same(observation, row, rows)
     assert len(stamps_ns) > 35
 
 
 def test_the_newest_observation_is_that_of_the_tick():
     """Without a tremble the slowest camera's stamps are the ticks, and what the node goes by."""
     messages = recording(np.random.default_rng(0))
-    stamps_ns, state, images = rows(messages, SPEC)
+    rows = rows_of(messages, SPEC)
+    stamps_ns, *_ = rows
     buffer = ObservationBuffer(SPEC, DECODERS, HISTORY, jitter_ns=SPEC.period_ns // 4)
     seen = set()
     for message in messages:
@@ -150,6 +129,6 @@ def test_the_newest_observation_is_that_of_the_tick():
         observation = buffer.observe(message.log_ns, HISTORY)
         if isinstance(observation, Observation) and observation.stamp_ns in stamps_ns:
             row = int(np.searchsorted(stamps_ns, observation.stamp_ns))
-            require_same(observation, row, state, images)
+            require_same(observation, row, rows)
             seen.add(row)
     assert len(seen) >= len(stamps_ns) - 1
