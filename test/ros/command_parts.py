@@ -4,7 +4,9 @@ from dataclasses import replace
 import threading
 import time
 
+import pytest
 from vqbet_ros.message_types import pose_channels, twist_channels
+from vqbet_ros.ros.commands.messages import message_type
 from vqbet_ros.spec import ActionSpec, GripperCommand, GripperSpec, JointLimits
 
 PERIOD_NS = 20_000_000
@@ -47,6 +49,11 @@ TWIST = replace(
 )
 JAW = GripperCommand('float64', '/jaw', min_change=0.1, max_rate_hz=10.0)
 GRIPPER = GripperSpec('jaw', 'rad', JointLimits((0.0, 1.0)), command=JAW)
+HOW = {
+    'control_msgs': 'ros-$ROS_DISTRO-control-msgs',
+    'controller_manager_msgs': 'ros-$ROS_DISTRO-controller-manager-msgs',
+    'interbotix_xs_msgs': 'https://github.com/Interbotix/interbotix_ros_core',
+}
 
 
 def until(condition, what, timeout_s=20.0):
@@ -55,3 +62,10 @@ def until(condition, what, timeout_s=20.0):
     while not condition():
         assert time.monotonic() < deadline, f'{what}: not within {timeout_s:g} s'
         pause.wait(0.01)
+
+
+def needed(kind):
+    """Import a type, or skip the test."""
+    package = kind.partition('/')[0]
+    pytest.importorskip(package, reason=f'needs {package}: {HOW[package]}')
+    return message_type(kind, 'a test')
