@@ -77,7 +77,8 @@ class CommandOptions:
             'chunk' when it is planned.
         reach_s: joint_trajectory, points: time in which a point is to be reached; null for the
             time until the next command.
-        stop_s: joint_trajectory, chunks: time in which the arm comes to rest when it is stopped.
+        stop_s: joint_trajectory: time in which the arm comes to rest when commands stop coming,
+            or, chunks, when it is stopped.
         group: joint_group: the group of joints that is commanded.
     """
 
