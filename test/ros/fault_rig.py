@@ -223,7 +223,8 @@ class Rig:
         def tick(now_ns: int, reasons: Any = (), facts: Any = None) -> Any:
             outcome = decide(now_ns, reasons, facts)
             clock_ns = now_ns if facts.steady_ns is None else facts.steady_ns
-            step_s = max(0, clock_ns - before[0]) / 1e9 if before[0] else period_s
+            goes_on = before[0] and clock_ns != before[0]  # simulated time may stand still
+            step_s = max(0, clock_ns - before[0]) / 1e9 if goes_on else period_s
             before[0] = clock_ns
             step_s = min(max(step_s, 0.5 * period_s), 2.0 * period_s)
             with self._news:

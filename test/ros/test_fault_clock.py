@@ -6,6 +6,7 @@ import pytest
 
 pytest.importorskip('rclpy', reason="needs rclpy: extra 'ros' or a sourced ROS 2")
 
+from lifecycle_msgs.msg import Transition
 from rclpy.duration import Duration
 from rosgraph_msgs.msg import Clock
 from vqbet_ros.runtime.gate import ReasonKind
@@ -28,7 +29,7 @@ def jumps(ticks):
     return [t for t in ticks for r in t.outcome.reasons if r.kind is ReasonKind.CLOCK_JUMP]
 
 
-@pytest.mark.parametrize('jump_s', [10.0, -10.0, 0.8, -0.8])
+@pytest.mark.parametrize('jump_s', [10.0, -10.0, 0.8, -0.9])
 def test_a_clock_that_is_set_holds_the_robot_until_new_data_is_there(rig, monkeypatch, jump_s):
     one = rig()
     clock = SetClock(one.node.get_clock())
@@ -42,6 +43,9 @@ def test_a_clock_that_is_set_holds_the_robot_until_new_data_is_there(rig, monkey
     one.wait_motion()  # by itself
     row = one.row(one.ticks[first].at_s, first, heard, f'the clock jumps by {jump_s:+g} s')
     assert not one.ticks[index].is_policy
+    # Nothing has to wait until the new time has come up with the old one.
+    later = next(tick for tick in one.ticks[index:] if tick.is_policy)
+    assert later.at_s - one.ticks[index].at_s < 0.8
     # No plan of before is followed in the new time.
     old = {stamp for stamp, _ in one.policy.plans[:planned]}
     assert not [t for t in one.ticks[index:] if t.is_policy and t.outcome.t_obs_ns in old]
@@ -113,6 +117,31 @@ def test_simulated_time_that_stops_stops_the_commands_at_once(simulated):
     assert row.standstill_s <= one.judge.period_s + one.slack_s
     simulation.runs = True
     one.wait_motion()  # by itself, in the midst of its movement
+    one.check_limits()
+
+
+def test_in_simulated_time_that_stands_still_it_says_so_and_is_disarmed_and_ended_at_once(
+    simulated,
+):
+    one, simulation = simulated()
+    first, heard, began_s = len(one.ticks), len(one.arm.commands), time.monotonic()
+    simulation.runs = False
+    one.status.clear()
+    one.wait('running', 'simulated time stands still')
+    one.status.clear()
+    assert one.enable(False).success
+    one.wait('disarmed')
+    one.arm.pause(0.1)  # its last command is on the way
+    row = one.row(began_s, first, heard, 'disabled while simulated time stands still')
+    assert 0 < row.worst_step <= 1 + 1e-6
+    simulation.runs = True
+    one.arm.pause(0.1)
+    one.go()
+    # And in motion.
+    simulation.runs = False
+    began_s = time.monotonic()
+    assert one.change(Transition.TRANSITION_DEACTIVATE)
+    assert time.monotonic() - began_s <= one.judge.stop_s + one.slack_s
     one.check_limits()
 
 

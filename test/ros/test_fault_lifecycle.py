@@ -1,5 +1,6 @@
 """Every transition of the lifecycle from every state: commands in one alone, no thread left."""
 
+from dataclasses import replace
 import threading
 import time
 
@@ -7,8 +8,13 @@ import pytest
 
 pytest.importorskip('rclpy', reason="needs rclpy: extra 'ros' or a sourced ROS 2")
 
+from fault_judge import EXACT
 import fault_robot as fault
 from lifecycle_msgs.msg import State, Transition
+import numpy as np
+from vqbet_ros.command_spec import JointLimits
+from vqbet_ros.ros.pipeline import LONGEST_STOP_S
+from vqbet_ros.runtime_spec import LimiterSettings
 
 pytest_plugins = ['fault_rig']
 UNCONFIGURED = State.PRIMARY_STATE_UNCONFIGURED
@@ -49,6 +55,10 @@ def check_end(one, began_s, first, heard, what):
     one.arm.pause(0.1)  # its last command is on the way
     row = one.row(began_s, first, heard, what)
     one.check_stop(row, 0.0)
+    # It was not cut off in motion: its last step was as small as the limits ask for.
+    before, last = [tick for tick in one.ticks if tick.values is not None][-2:]
+    step = np.abs(last.values - before.values)
+    assert (step <= one.judge.acceleration * last.step_s**2 * EXACT).all()
     sent = len(one.arm.commands)
     one.arm.pause(0.3)
     assert len(one.arm.commands) == sent
@@ -116,3 +126,34 @@ def test_an_error_while_it_is_configured_leaves_it_unconfigured_and_able_to_try_
     monkeypatch.setattr(one.policy, 'warm_up', fault.Circle.warm_up.__get__(one.policy))
     one.start()
     one.check_limits()
+
+
+def test_limits_that_make_a_stop_too_long_are_told_and_cut_off_at_the_end(rig, capfd):
+    slow = JointLimits(position=(-3.0, 3.0), velocity=1.0, acceleration=0.5)
+    names = fault.SPEC.action.names
+    action = replace(fault.SPEC.action, limits={names[0]: slow, names[1]: slow})
+    far = replace(fault.SPEC.runtime, limiter=LimiterSettings(gross_velocity=100.0))
+    one = rig(replace(fault.SPEC, action=action, runtime=far))
+    assert one.change(Transition.TRANSITION_CONFIGURE)
+    warning = capfd.readouterr().err
+    assert 'take longer to stop than the 1.5 s' in warning
+    assert f'{names[0]} up to 2.0 s, {names[1]} up to 2.0 s' in warning
+    assert one.change(Transition.TRANSITION_ACTIVATE)
+    one.policy.spoil = lambda actions: np.full_like(actions, 2.5)
+    while not one.enable().success:
+        one.wait_ticks(2)
+    one.until(lambda: fastest(one) > 0.9, 'almost at its largest velocity')
+    began_s = time.monotonic()
+    assert one.change(Transition.TRANSITION_DEACTIVATE)
+    assert LONGEST_STOP_S <= time.monotonic() - began_s <= LONGEST_STOP_S + one.slack_s
+    assert 'up to its controller' in capfd.readouterr().err
+    assert not own_threads()
+    one.check_limits()
+
+
+def fastest(one):
+    """Return the speed of the last command."""
+    if len(one.ticks) < 2 or one.ticks[-2].values is None:
+        return 0.0
+    last, before = one.ticks[-1], one.ticks[-2]
+    return abs(last.values - before.values).max() / last.step_s

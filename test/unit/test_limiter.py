@@ -211,6 +211,8 @@ def test_velocities_hold_at_zero():
     both.limit(np.array([0.1, 0, 0, 0, 0, 0, 0.04]))
     commands = [both.hold() for _ in range(10)]
     np.testing.assert_allclose(np.array(commands[-1]), [0, 0, 0, 0, 0, 0, 0.04], atol=1e-9)
+    # From one end of the range to zero at 2.0; the gripper's speed may change at once.
+    assert set(both.longest_stops_s.values()) == {0.25, 0.0}
 
 
 def test_what_cannot_be_limited_is_refused():

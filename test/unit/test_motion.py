@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 import numpy as np
 import pytest
-from vqbet_ros.runtime.motion import Motion, reach, stop
+from vqbet_ros.runtime.motion import longest_stop_s, Motion, reach, stop
 
 positive = st.floats(1e-2, 1e2)
 share = st.floats(-1.0, 1.0)
@@ -273,3 +273,32 @@ def test_every_state_that_can_be_stopped_is_a_good_beginning(
         allowed = np.array(limits) * (1 + 1e-6) + rounding
         assert (np.abs([new_v, new_a, new_j]) <= allowed).all()
         position, v, a = command, motion.velocity, motion.acceleration
+
+
+@settings(derandomize=True, max_examples=150, deadline=None)
+@given(limits=limits(), tick_s=st.floats(1e-3, 0.2), story=st.lists(target, max_size=20))
+def test_no_stop_takes_longer_than_the_longest(limits, tick_s, story):
+    low, high, *rates = limits
+    motion = Motion((low + high) / 2, *limits)
+    for goal in story:
+        for _ in range(5):
+            motion.follow(goal, tick_s)
+    ticks = 0
+    while max(abs(motion.velocity), abs(motion.acceleration) * tick_s) > 1e-9 * (high - low):
+        motion.brake(tick_s)
+        ticks += 1
+        # Each of the three phases of a stop ends with a tick.
+        assert (ticks - 3) * tick_s <= longest_stop_s(high - low, *rates) * (1 + 1e-9)
+
+
+def test_the_longest_stop_is_hardly_longer_than_stops_are():
+    assert longest_stop_s(1.0, 0.5, inf, inf) == 0.0
+    assert longest_stop_s(100.0, 1.0, 2.0, inf) == 0.5
+    # Still speeding up at 2 per s^2 when it is told to stop.
+    motion, ticks = Motion(0.0, -100.0, 100.0, 3.0, 2.0, 10.0), 0
+    while motion.velocity < 2.8 - 1e-9:
+        motion.follow(100.0, 1e-3)
+    while motion.velocity > 1e-9:
+        motion.brake(1e-3)
+        ticks += 1
+    assert 0.9 * longest_stop_s(200.0, 3.0, 2.0, 10.0) < ticks * 1e-3

@@ -51,13 +51,16 @@ def demonstrator(bag_spec):
     return infer
 
 
+@pytest.mark.parametrize('interpolation', ['step', 'linear', 'cubic'])
 def test_a_policy_that_knows_everything_makes_no_error(
-    tmp_path, write_bag, bag_spec, demonstrator
+    tmp_path, write_bag, bag_spec, demonstrator, interpolation
 ):
+    runtime = replace(bag_spec.runtime, interpolation=interpolation)
+    bag_spec = replace(bag_spec, runtime=runtime)
     bag = write_bag(tmp_path / 'twig', 6.0)
     replay, events = run(bag, bag_spec, demonstrator)
     recorded = Recorded.of(align(Bag.open(bag).messages(), bag_spec), bag_spec)
-    found = compare(events, recorded, CHUNK)
+    found = compare(events, recorded, CHUNK, bag_spec.runtime.interpolation)
     # Commands are held between the recorded steps and interpolated here: 0.1 rad a step at most,
     # of which the second difference remains.
     assert np.nanmax(found.plan_error) < 0.01
@@ -120,7 +123,10 @@ def test_commands_come_as_late_as_the_policy_is_slow(tmp_path, write_bag, bag_sp
             assert after.asked_ns >= before.ready_ns
             assert after.t_obs_ns > before.t_obs_ns
         return compare(
-            events, Recorded.of(align(Bag.open(bag).messages(), bag_spec), bag_spec), CHUNK
+            events,
+            Recorded.of(align(Bag.open(bag).messages(), bag_spec), bag_spec),
+            CHUNK,
+            bag_spec.runtime.interpolation,
         ).latency_ms['p50']
 
     fast, slow = latency_of(5), latency_of(65)
@@ -134,7 +140,7 @@ def test_a_gap_holds_with_its_reason_and_goes_on_after_it(
     bag = write_bag(tmp_path / 'twig', 6.0, lost=(2.0, 3.5))
     _, events = run(bag, bag_spec, demonstrator)
     recorded = Recorded.of(align(Bag.open(bag).messages(), bag_spec), bag_spec)
-    found = compare(events, recorded, CHUNK)
+    found = compare(events, recorded, CHUNK, bag_spec.runtime.interpolation)
     reasons = [reason for begin_ns, _, reason in found.holds if begin_ns > BEGIN_NS + 1000 * MS]
     assert reasons[0] == 'top: data is too old'
     begin_ns, end_ns, _ = next(hold for hold in found.holds if hold[2] == reasons[0])

@@ -115,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
     started_s = time.perf_counter()
     events = list(replay.run(arrivals(bag, spec)))
     seconds = time.perf_counter() - started_s
-    found = replay_report.compare(events, recorded, engine.chunk)
+    found = replay_report.compare(events, recorded, engine.chunk, spec.runtime.interpolation)
     duration_s = (bag.end_ns - bag.start_ns) / 1e9
     result = {
         'bag': str(args.bag),

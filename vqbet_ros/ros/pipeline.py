@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 from dataclasses import dataclass, field
+import math
 import threading
 import time
 import traceback
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from vqbet_ros.ros.inference import Inference, PolicyEngine
 from vqbet_ros.runtime.deadlines import Deadlines
-from vqbet_ros.runtime.gate import Reason
+from vqbet_ros.runtime.gate import Reason, ReasonKind
 from vqbet_ros.runtime.measured import Measured
 from vqbet_ros.runtime.monitors import Figures, Monitors
 from vqbet_ros.runtime.observation import ObservationBuffer
@@ -35,6 +36,7 @@ LONGEST_STOP_S = 1.5
 """A node that is told to end gives its robot so long to come to rest."""
 
 
+_STANDS_S = 1.0  # simulated time may come in steps
 _ALIGNMENTS = 2  # the first plan of a run takes longer than those that follow
 
 
@@ -143,6 +145,7 @@ class Pipeline:
         self._deadlines = self.statistics.control  # of the next tick
         self._aligned = 0  # how many plans the ticks have followed
         self._tick_ns: int | None = None  # when the last tick was
+        self._moved_s = math.inf  # when time was last seen to go on, by a clock that does
         self._ending = False
         self._latency_of_ns = 0  # the observation whose latency is already counted
         self._outcome: Command | Hold | None = None
@@ -161,6 +164,7 @@ class Pipeline:
         self._stop.clear()
         self._wake.clear()
         self._ending = False
+        self._moved_s = time.monotonic()
         self._deadlines = self._new_statistics().control
         self._thread = threading.Thread(target=self._control_forever, name='control', daemon=True)
         self.inference.start()
@@ -174,7 +178,10 @@ class Pipeline:
         self._idle.clear()
         self.supervisor.disarm('the node ends or is deactivated')
         if self._outputs.alive() and not self._idle.wait(LONGEST_STOP_S):
-            self._outputs.failed(f'the robot was not at rest after {LONGEST_STOP_S} s')
+            self._outputs.failed(
+                f'the robot was not at rest after {LONGEST_STOP_S} s: nothing more is sent, and '
+                'what it does now is up to its controller'
+            )
         self.supervisor.disable()
         self._stop.set()
         self._wake.set()
@@ -251,7 +258,11 @@ class Pipeline:
             of = None if outcome is None else _state(outcome)
             if of is not state and state in (State.DISARMED, State.FAULT):
                 outcome = self.supervisor.look(self.buffer.check(self._clock()))
-            return state, () if outcome is None else outcome.reasons
+            reasons = () if outcome is None else outcome.reasons
+            if self._steady is None and time.monotonic() - self._moved_s > _STANDS_S:
+                detail = 'no commands, and nothing else, until /clock goes on'
+                reasons = (Reason(ReasonKind.CLOCK_STANDS, detail), *reasons)
+            return state, reasons
 
     def clips(self) -> dict[tuple[str, str], int]:
         """Return, for each joint and limit, the commands changed since the last enabling."""
@@ -296,10 +307,13 @@ class Pipeline:
                 return
             deadlines.tick(time.monotonic_ns())
             now_ns = self._clock()
-            if self._steady is None and now_ns == self._tick_ns and not self._ending:
+            if self._steady is not None or now_ns != self._tick_ns:
+                self._tick_ns, self._moved_s = now_ns, time.monotonic()
+            elif not self._ending and not self.supervisor.leaving:
                 return  # simulated time stands still, and so does the robot
-            self._tick_ns = now_ns
             outcome = self.supervisor.tick(now_ns, self.buffer.check(now_ns), self._facts(now_ns))
+            if any(reason.kind is ReasonKind.CLOCK_JUMP for reason in outcome.reasons):
+                self.buffer.forget()
             before, self._outcome = self._outcome, outcome
             self._send(now_ns, outcome)
             if deadlines is self.statistics.control and self._idle.is_set():

@@ -44,6 +44,7 @@ _HINTS = {
     ReasonKind.FOREIGN_PUBLISHER: 'end the other node, then ' + _CALL_RESET,
     ReasonKind.CONTROLLER: 'is it active? ros2 control list_controllers',
     ReasonKind.CLOCK_JUMP: 'does something set the clock? see chronyc tracking',
+    ReasonKind.CLOCK_STANDS: 'is the simulation paused? ros2 topic hz /clock',
     ReasonKind.TRACKING: _RESET,
     ReasonKind.REFUSED: _RESET,
     ReasonKind.BAD_CHUNK: _RESET,

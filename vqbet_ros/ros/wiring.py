@@ -23,7 +23,7 @@ from vqbet_ros.ros.goals import Goals
 from vqbet_ros.ros.inputs import Input
 from vqbet_ros.ros.neighbours import Neighbours
 from vqbet_ros.ros.operator import Operator
-from vqbet_ros.ros.pipeline import Pipeline
+from vqbet_ros.ros.pipeline import LONGEST_STOP_S, Pipeline
 from vqbet_ros.ros.policy_parameters import PolicyParameters
 from vqbet_ros.ros.report import warm_up_report
 from vqbet_ros.runtime.outcome import State
@@ -95,6 +95,7 @@ class Wiring:
             courses=self._commands.takes_courses,
             outputs=self,
         )
+        self._warn_of_long_stops()
         self.scale(node.get_parameter('speed_scale').value)
         self.goals = Goals(
             node,
@@ -161,6 +162,18 @@ class Wiring:
             self._node.get_logger().warning(
                 f'speed_scale {scale:g} slows down nothing that has no limit of velocity in the '
                 f'spec: {", ".join(unscaled)}'
+            )
+
+    def _warn_of_long_stops(self) -> None:
+        stops_s = self.pipeline.supervisor.longest_stops_s
+        slow = {name: stop_s for name, stop_s in stops_s.items() if stop_s > LONGEST_STOP_S}
+        if slow:
+            each = ', '.join(f'{name} up to {stop_s:.1f} s' for name, stop_s in slow.items())
+            self._node.get_logger().warning(
+                f'within their limits these take longer to stop than the {LONGEST_STOP_S} s that '
+                f'a node has at its end: {each}. Deactivated in fast motion, it leaves the rest '
+                "of the stop to the robot's controller. Lower their velocity in the spec's "
+                'action.limits, or raise acceleration and jerk'
             )
 
     # Outputs of the pipeline

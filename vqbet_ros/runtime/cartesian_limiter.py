@@ -9,14 +9,14 @@ A pose is 9 numbers: position, then the first two columns of the rotation (see `
 """
 
 from collections import Counter
-from math import inf
+from math import inf, pi
 
 import numpy as np
 from numpy.typing import NDArray
 from vqbet_ros.errors import ConfigError, listed
 from vqbet_ros.message_types import POSITION
 from vqbet_ros.runtime.limiter import Axis, counted_s, not_numbers, Refused
-from vqbet_ros.runtime.motion import Motion
+from vqbet_ros.runtime.motion import longest_stop_s, Motion
 from vqbet_ros.runtime.point import Point, rotation_matrix, rotation_vector
 from vqbet_ros.runtime.rotation import from_matrix, matrix
 from vqbet_ros.runtime_spec import CartesianSettings, LimiterSettings
@@ -100,6 +100,18 @@ class CartesianLimiter:
         """What has no limit of velocity: a speed scale has no effect on it."""
         parts = (('position', self._linear[0]), ('rotation', self._angular[0]))
         return tuple(name for name, velocity in parts if velocity == inf)
+
+    @property
+    def longest_stops_s(self) -> dict[str, float]:
+        """For each part, the longest time that it may take to stop within its limits."""
+        size = float(np.linalg.norm(self._high - self._low))
+        stops_s = {
+            'position': longest_stop_s(size, *self._linear, inf),
+            'rotation': longest_stop_s(2.0 * pi, *self._angular, inf),
+        }
+        if self._gripper is not None:
+            stops_s[self._names[-1]] = self._gripper.longest_stop_s()
+        return stops_s
 
     @property
     def sent(self) -> Vector | None:

@@ -36,6 +36,7 @@ class ReasonKind(Enum):
     FOREIGN_PUBLISHER = 'somebody else sends commands too'
     CONTROLLER = 'controller does not take commands'
     CLOCK_JUMP = 'the clock jumped'
+    CLOCK_STANDS = 'simulated time stands still'
     REVERSALS = 'commands tremble'
     JERK = 'commands jerk'
     CONFIDENCE = 'the policy is not sure'

@@ -7,12 +7,12 @@ clamped and counted; what is grossly too much, or no number, is refused.
 """
 
 from collections import Counter
-from math import inf
+from math import inf, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
 from vqbet_ros.errors import ConfigError, listed
-from vqbet_ros.runtime.motion import Motion
+from vqbet_ros.runtime.motion import longest_stop_s, Motion
 from vqbet_ros.runtime_spec import LimiterSettings
 from vqbet_ros.spec import ActionSpec, JointLimits
 
@@ -60,7 +60,11 @@ class Limiter:
     ) -> None:
         problems = []
         if action.reference != 'absolute':
-            problems.append(f"action.reference: got '{action.reference}', expected 'absolute'")
+            problems.append(
+                f"action.reference: got '{action.reference}', expected 'absolute': differences "
+                'serve for recording and training only; for a policy that runs, train on '
+                'absolute targets with model.relative_actions=true'
+            )
         if action.kind == 'pose':
             problems.append("action.kind: got 'pose', expected 'joints' or 'twist'")
         if problems:
@@ -96,6 +100,16 @@ class Limiter:
         return tuple(
             n for n, axis in zip(self._names, self._axes, strict=True) if axis.velocity == inf
         )
+
+    @property
+    def longest_stops_s(self) -> dict[str, float]:
+        """For each number, the longest time that it may take to stop within its limits."""
+        return {
+            name: axis.longest_stop_s(at_zero)
+            for name, axis, at_zero in zip(
+                self._names, self._axes, self._rests_at_zero, strict=True
+            )
+        }
 
     @property
     def sent(self) -> NDArray[np.float64] | None:
@@ -270,6 +284,16 @@ class Axis:
     def begin(self, position: float) -> Motion:
         """Return a motion that begins at rest."""
         return Motion(position, self.low, self.high, self.velocity, self.acceleration, self.jerk)
+
+    def longest_stop_s(self, at_zero: bool = False) -> float:
+        """Return the longest time until it rests; `at_zero` for what has to come to zero too."""
+        rates = self.velocity, self.acceleration, self.jerk
+        stop_s = longest_stop_s(self.size, *rates)
+        if not at_zero:
+            return stop_s
+        # Perhaps it goes the other way, then all the way to zero at its fastest, and rests there.
+        fastest = min(self.velocity, sqrt(self.acceleration * self.size))
+        return 2.0 * stop_s + max(abs(self.low), abs(self.high)) / fastest
 
     def nearest(self, target: float) -> float:
         """Return the place in the range that is nearest to a target."""

@@ -105,9 +105,7 @@ class ObservationBuffer:
             sample_ns = (stamp_ns or receive_ns) - target.spec.latency_ns
             if target.newest_ns is not None and sample_ns < target.newest_ns - CLOCK_RESET_NS:
                 target.counts.clock_resets += 1
-                self._start_ns = None
-                for other in self._streams.values():
-                    other.forget_all()
+                self._forget()
             if self._start_ns is not None and sample_ns < self._start_ns:
                 target.counts.before_reset += 1
                 return False
@@ -138,6 +136,11 @@ class ObservationBuffer:
             self._start_ns = stamp_ns
             for stream in self._streams.values():
                 stream.forget_before(stamp_ns)
+
+    def forget(self) -> None:
+        """Begin without any sample, as when the clock was set: stamps of before mean nothing."""
+        with self._lock:
+            self._forget()
 
     def check(self, now_ns: int) -> list[Reason]:
         """Say which streams are missing, stale or unreadable now, and what else is not trusted.
@@ -267,6 +270,11 @@ class ObservationBuffer:
                 stream.note_good(sample)
 
         return read
+
+    def _forget(self) -> None:
+        self._start_ns = None
+        for stream in self._streams.values():
+            stream.forget_all()
 
     def _taken(self) -> _Taken:
         return {name: tuple(stream.samples) for name, stream in self._streams.items()}

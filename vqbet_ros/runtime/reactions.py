@@ -50,6 +50,7 @@ REACTIONS = MappingProxyType(
         ReasonKind.FOREIGN_PUBLISHER: Reaction.FAULT,
         ReasonKind.CONTROLLER: Reaction.HOLD,
         ReasonKind.CLOCK_JUMP: Reaction.HOLD,
+        ReasonKind.CLOCK_STANDS: Reaction.WARN,  # the simulated robot stands still as well
         ReasonKind.FAULT: Reaction.FAULT,
         # Monitors; their settings can make them a HOLD
         ReasonKind.REVERSALS: Reaction.WARN,

@@ -96,6 +96,12 @@ class Supervisor:
             return self._state
 
     @property
+    def leaving(self) -> bool:
+        """Whether it stops to be disarmed."""
+        with self._lock:
+            return self._leaving is not None and self._state not in _IDLE
+
+    @property
     def epoch(self) -> int:
         """Counts enable and disable; read it before taking the observation for a chunk."""
         with self._lock:
@@ -118,6 +124,11 @@ class Supervisor:
         """The same for each joint and limit."""
         with self._lock:
             return dict(self._limiter.clips)
+
+    @property
+    def longest_stops_s(self) -> dict[str, float]:
+        """For each joint, the longest time that it may take to stop within its limits."""
+        return self._limiter.longest_stops_s
 
     @property
     def dropped(self) -> int:
@@ -442,7 +453,9 @@ class Supervisor:
         self._tick_ns, self._steady_ns = now_ns, steady_ns
         if steady_ns is not None and before_steady_ns is not None:
             return max(0, steady_ns - before_steady_ns) / 1e9
-        return None if before_ns is None else max(0, now_ns - before_ns) / 1e9
+        if before_ns is None or now_ns == before_ns:
+            return None  # simulated time may stand still: a stop goes on at the nominal rate
+        return max(0, now_ns - before_ns) / 1e9
 
     def _restart(self, state: State) -> None:
         self._state = state

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 import numpy as np
 from numpy.typing import NDArray
 from vqbet_ros.data.align import Piece
+from vqbet_ros.runtime.interpolation import Interpolation
 from vqbet_ros.runtime.monitors import Monitors
 from vqbet_ros.runtime.replay import Planned, Tick
 from vqbet_ros.runtime.statistics import Samples
@@ -118,8 +119,17 @@ def motion(events: Sequence[Planned | Tick], spec: RobotSpec) -> dict[str, dict[
     }
 
 
-def compare(events: Sequence[Planned | Tick], recorded: Recorded, chunk: int) -> Comparison:
-    """Compare a replay with the recording; NaN where nothing was recorded or sent."""
+def compare(
+    events: Sequence[Planned | Tick], recorded: Recorded, chunk: int, interpolation: Interpolation
+) -> Comparison:
+    """Compare a replay with the recording; NaN where nothing was recorded or sent.
+
+    Args:
+        events: Of the replay.
+        recorded: What the demonstrator commanded.
+        chunk: Steps W of a plan.
+        interpolation: What was commanded between two actions; see Path.
+    """
     plans = [event for event in events if isinstance(event, Planned)]
     ticks = [event for event in events if isinstance(event, Tick)]
     width = recorded.action.shape[1]
@@ -153,6 +163,8 @@ def compare(events: Sequence[Planned | Tick], recorded: Recorded, chunk: int) ->
         sent.append((tick.now_ns, tick.outcome))
     times = np.array([now_ns for now_ns, _ in sent], dtype=np.int64)
     due = np.array([command.due_ns for _, command in sent], dtype=np.int64)
+    if interpolation != 'step':
+        due = times  # each command is on the way to an action, and not the action itself
     values = np.array([command.values for _, command in sent]).reshape(-1, width)
     truth = recorded.at(due - recorded.period_ns)
     return Comparison(
