@@ -20,6 +20,7 @@ from command_parts import (
     until,
     VELOCITIES,
 )
+import fault_robot as fault
 import rclpy
 from rclpy.time import Time
 from vqbet_ros.ros.commands import active_check
@@ -27,7 +28,7 @@ from vqbet_ros.ros.commands.active_check import ActiveCheck
 from vqbet_ros.spec import GripperCommand
 
 pytestmark = pytest.mark.ros
-pytest_plugins = ['command_rig']
+pytest_plugins = ['command_rig', 'fault_rig']
 
 LIST = 'controller_manager_msgs/srv/ListControllers'
 
@@ -100,10 +101,15 @@ class Manager:
 
 
 @pytest.fixture
-def check(sender, monkeypatch):
-    """Ask whether a controller is active, often."""
+def often(monkeypatch):
+    """Ask whether a controller is active more often than once per second."""
     needed(LIST)
     monkeypatch.setattr(active_check, '_ASK_EVERY_S', 0.05)
+
+
+@pytest.fixture
+def check(sender, often):
+    """Ask whether a controller is active."""
     made = []
 
     def make(topic='/arm/commands'):
@@ -153,3 +159,18 @@ def test_a_manager_that_never_answers_holds_nothing_up(graph, check):
     until(asked_again, 'questions, one after the other')
     assert one.problem is None
     silent.destroy_node()
+
+
+def test_a_node_drives_its_robot_while_the_controller_is_active(graph, rig, often):
+    manager, controller = Manager(graph), fault.COMMANDS.split('/')[1]
+    manager.states[controller] = 'inactive'
+    one, problem = rig(), f'{controller} is inactive: ros2 control switch_controllers'
+    one.activate()
+    until(lambda: problem in one.enable().message, 'a refusal')
+    manager.states[controller] = 'active'
+    one.go()
+    row = one.suffer(lambda: manager.states.update({controller: 'inactive'}), 'hold', problem)
+    one.check_stop(row, 1.0)  # what is known of controllers is looked at twice per second
+    manager.states[controller] = 'active'
+    one.wait_motion()  # by itself
+    one.check_limits()
