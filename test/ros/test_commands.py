@@ -212,6 +212,17 @@ def test_a_trajectory_controller_may_have_another_order_but_not_other_joints(
     commands = commander(TRAJECTORY)
     until(lambda: commands._arm._check.answered, 'the answer of the controller')
     assert (commands.problem is None) == partial
+    assert not commands._arm._check.jerky, 'it has no such parameter'
+
+
+@pytest.mark.parametrize('name', ['interpolate_from_desired_state', 'open_loop_control'])
+@pytest.mark.parametrize('smooth', [False, True])
+def test_whether_a_controller_begins_where_joints_are_measured(graph, commander, name, smooth):
+    controller(graph, 'arm', joints=['a', 'b'], allow_partial_joints_goal=False, **{name: smooth})
+    commands = commander(TRAJECTORY)
+    until(lambda: commands._arm._check.answered, 'the answer of the controller')
+    assert commands._arm._check.jerky is not smooth
+    assert commands.problem is None
 
 
 def test_a_controller_without_the_parameter_is_not_asked_again(graph, commander):

@@ -11,11 +11,16 @@ from vqbet_ros.ros.commands.plain import joints_problem
 
 _ASK_EVERY_S = 0.5
 _PATIENCE = 4  # times _ASK_EVERY_S, until a question that was not answered is asked again
-_NAMES = ['joints', 'allow_partial_joints_goal']
+_TRAJECTORY = ['joints', 'allow_partial_joints_goal']
+# Whether a message that comes in motion is joined to the last one, or to where the joints are
+# measured: its name from Jazzy on, and on Humble.
+_JOINS = ('interpolate_from_desired_state', 'open_loop_control')
 
 
 class JointsCheck:
     """Compares a controller's parameter `joints` with the spec's, once it answers.
+
+    Also warns of a trajectory controller that does not go on smoothly from message to message.
 
     A controller without parameter services (a driver of its own kind, a simulator) never answers;
     nothing is known of it then, and nothing is refused.
@@ -28,6 +33,7 @@ class JointsCheck:
 
     Attributes:
         problem: Why it would misread commands; None while nothing is known against it.
+        jerky: Whether it begins each message where the joints are measured.
         answered: Whether its joints are known.
     """
 
@@ -36,13 +42,15 @@ class JointsCheck:
     ) -> None:
         """Begin to ask."""
         self.problem: str | None = None
+        self.jerky = False
         self.answered = False
         self._node = node
         self._controller = node.resolve_topic_name(topic).rpartition('/')[0]
         self._names = names
-        # A controller that forwards numbers has one parameter; asked for an unknown one it would
-        # answer with nothing at all.
-        self._wanted = _NAMES[:1] if ordered else _NAMES
+        # Asked for a parameter that it does not have, a controller answers with nothing at all.
+        # What forwards numbers has one of these.
+        more = [[*_TRAJECTORY, join] for join in _JOINS]
+        self._questions = [['joints']] if ordered else [*more, _TRAJECTORY]
         self._ordered = ordered
         self._pending: Any = None
         self._waited = 0
@@ -68,19 +76,23 @@ class JointsCheck:
                 self._pending = None
         elif self._client.service_is_ready():
             self._waited = 0
-            self._pending = self._client.call_async(GetParameters.Request(names=self._wanted))
+            self._pending = self._client.call_async(
+                GetParameters.Request(names=self._questions[0])
+            )
             self._pending.add_done_callback(self._take)
 
     def _take(self, future: Any) -> None:
-        response = None if future.cancelled() or future.exception() else future.result()
-        if response is None:
-            self._pending = None  # the timer asks again
+        self._pending = None  # the timer asks again
+        if future.cancelled() or future.exception():
+            return
+        values, names = list(future.result().values), self._questions[0]
+        fits = len(values) == len(names) and all(one.type for one in values)
+        if not fits and len(self._questions) > 1:
+            del self._questions[0]
+            self._ask()
             return
         self._timer.cancel()
-        values = list(response.values)
-        if len(values) != len(self._wanted) or values[0].type != (
-            ParameterType.PARAMETER_STRING_ARRAY
-        ):
+        if not fits or values[0].type != ParameterType.PARAMETER_STRING_ARRAY:
             self._node.get_logger().warning(
                 f'{self._controller} has no list of joints to compare with the spec: make sure '
                 'that they agree'
@@ -88,11 +100,19 @@ class JointsCheck:
             return
         theirs = list(values[0].string_array_value)
         partial = not self._ordered and values[1].bool_value
-        self.answered = True
         self.problem = joints_problem(
             self._controller, theirs, self._names, ordered=self._ordered, partial=partial
         )
+        self.jerky = len(values) > len(_TRAJECTORY) and not values[-1].bool_value
+        self.answered = True
+        log = self._node.get_logger()
         if self.problem is not None:
-            self._node.get_logger().error(f'no commands: {self.problem}')
+            log.error(f'no commands: {self.problem}')
         else:
-            self._node.get_logger().info(f'{self._controller} commands the joints of the spec')
+            log.info(f'{self._controller} commands the joints of the spec')
+        if self.jerky:
+            log.warning(
+                f'{self._controller} begins each message where the joints are measured, not where '
+                'it has led them: an arm that lags behind jerks back at each (docs/arms.md): '
+                f'ros2 param set {self._controller} {names[-1]} true'
+            )
