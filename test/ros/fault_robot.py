@@ -197,6 +197,9 @@ class Circle:
     def warm_up(self) -> None:
         pass
 
+    def close(self) -> None:
+        pass
+
     def set_goal(self, images: Any, state: Any = None) -> None:
         """Turn around another centre, a little further for each brightness of the goal."""
         if images is not None:
@@ -221,8 +224,9 @@ class Stuck:
     """An inference that hangs, until it is let go."""
 
     def __init__(self) -> None:
-        self.go = threading.Event()
+        self.came, self.go = threading.Event(), threading.Event()
 
     def __call__(self, actions: Vector) -> Vector:
+        self.came.set()
         self.go.wait(60.0)
         return actions

@@ -64,6 +64,9 @@ class Follower:
     def warm_up(self):
         pass
 
+    def close(self):
+        pass
+
     def set_goal(self, images, state=None):
         if images is not None:
             self.encodes.set()

@@ -80,5 +80,5 @@ def test_cuda_that_is_absent_is_one_clear_message(start_process, make_checkpoint
     process = start_process('policy_node', autostart='true', checkpoint=checkpoint, device='cuda')
     text, _ = process.communicate(timeout=60)
     assert process.returncode == 1, text
-    assert "got 'cuda', but torch sees no CUDA GPU here" in text
+    assert "device: got 'cuda', but torch sees no CUDA GPU here" in text
     assert 'Traceback' not in text

@@ -20,13 +20,13 @@ import rclpy
 from rclpy.parameter import Parameter
 from rclpy.time import Time
 from sensor_msgs.msg import CompressedImage, Image, JointState
-from std_msgs.msg import Float64MultiArray, Header
+from std_msgs.msg import Float64, Float64MultiArray, Header
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 from vqbet_ros.errors import BadCheckpoint, ConfigError
 from vqbet_ros.resources import resource
 from vqbet_ros.ros.policy_node import PolicyNode
-from vqbet_ros.spec import RobotSpec
+from vqbet_ros.spec import GripperCommand, GripperSpec, JointLimits, RobotSpec
 
 pytestmark = pytest.mark.ros
 
@@ -62,6 +62,9 @@ class StandIn:
         self.resets += 1
 
     def warm_up(self):
+        pass
+
+    def close(self):
         pass
 
     def set_goal(self, images, state=None):
@@ -550,6 +553,49 @@ def test_a_new_goal_is_taken_while_it_runs_and_a_bad_one_changes_nothing(robot, 
     assert driver.engine.goals[-1]['top'][0, 0, 0, 0] == 7
     status = driver.status.wait(lambda s: driver.values(s)['goal'].endswith('goal.png'))
     assert driver.values(status)['state'] == 'running'
+
+
+GRIPPER = GripperSpec(
+    'finger',
+    'm',
+    JointLimits((0.0, 0.08)),
+    topic='/gripper/recorded',
+    type='std_msgs/msg/Float64MultiArray',
+    command=GripperCommand('float64', '/gripper/command'),
+)
+
+
+class Gripping(StandIn):
+    """Closes its gripper as well."""
+
+    def __init__(self):
+        super().__init__()
+        self.spec = replace(SPEC, action=replace(SPEC.action, gripper=GRIPPER))
+        self.actions = np.tile(np.array([*ACTION, 0.05], np.float32), (CHUNK, 1))
+
+
+def test_in_shadow_mode_the_gripper_is_not_commanded(robot, drive, graph):
+    gripper = graph.listen(Float64, '/gripper/command')
+    shadow = graph.listen(Float64, '/policy_node/shadow/gripper')
+    driver = drive(Gripping(), shadow=True)
+    driver.activate()
+    driver.wait_ready()
+    assert driver.enable().success
+    assert shadow.wait().data == pytest.approx(0.05)
+    driver.wait_state('running')
+    driver.diagnostics.wait(count=2)
+    assert len(gripper) == len(driver.commands) == 0
+
+
+def test_somebody_else_who_commands_the_gripper_is_a_fault(robot, drive, graph):
+    gripper = graph.listen(Float64, '/gripper/command')
+    driver = drive(Gripping())
+    driver.activate()
+    driver.wait_ready()
+    assert driver.enable().success
+    assert gripper.wait().data == pytest.approx(0.05)
+    graph.node.create_publisher(Float64, '/gripper/command', 1)
+    driver.wait_state('fault', '/observer on /gripper/command')
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,18 @@
 """Real-time priority for the threads that must be in time, as long as the node is active."""
 
+import itertools
 import os
 import threading
+import time
 
 import pytest
 
 pytest.importorskip('rclpy', reason="needs rclpy: extra 'ros' or a sourced ROS 2")
 
+import cv2
+import fault_robot as fault
 from lifecycle_msgs.msg import Transition
+import numpy as np
 from vqbet_ros.ros.thread_priority import ThreadPriority
 
 pytest_plugins = ['fault_rig']
@@ -59,12 +64,12 @@ def control():
 
 
 @pytest.mark.usefixtures('allowed')
-def test_control_goes_first_then_the_caller_and_their_children_are_ordinary(control):
+def test_each_thread_is_one_less_and_their_children_are_ordinary(control):
     def work():
         caller = threading.get_native_id()
         warnings: list[str] = []
         threads = ThreadPriority(warnings.append)
-        threads.begin(control, PRIORITY)
+        threads.begin([control, caller], PRIORITY)
         during = [(kind(thread), priority(thread)) for thread in (control, caller)]
         child = in_thread(lambda: kind(0))
         threads.end()
@@ -80,7 +85,7 @@ def test_control_goes_first_then_the_caller_and_their_children_are_ordinary(cont
 @pytest.mark.usefixtures('allowed')
 def test_a_thread_that_has_ended_is_let_go():
     threads = ThreadPriority(pytest.fail)
-    in_thread(lambda: threads.begin(None, PRIORITY))
+    in_thread(lambda: threads.begin([threading.get_native_id()], PRIORITY))
     threads.end()  # of a thread that is gone
 
 
@@ -95,7 +100,7 @@ def test_where_it_is_not_allowed_one_warning_says_so(control, monkeypatch):
     warnings: list[str] = []
     threads = ThreadPriority(warnings.append)
     for _ in range(2):
-        threads.begin(control, PRIORITY)
+        threads.begin([control], PRIORITY)
         threads.end()
     assert asked == [control] * 2
     (warning,) = warnings
@@ -105,7 +110,7 @@ def test_where_it_is_not_allowed_one_warning_says_so(control, monkeypatch):
 
 def test_priority_0_asks_for_nothing(control, monkeypatch):
     monkeypatch.setattr(os, 'sched_setscheduler', lambda *_: pytest.fail('asked'))
-    ThreadPriority(pytest.fail).begin(control, 0)
+    ThreadPriority(pytest.fail).begin([control], 0)
 
 
 @pytest.mark.ros
@@ -125,8 +130,42 @@ def test_a_nodes_threads_while_it_is_active(rig):
     assert preferred() == []
     for _ in range(2):
         assert one.change(Transition.TRANSITION_ACTIVATE)
-        (executor, control) = preferred()
+        inference, executor, control = preferred()
         assert control == (PRIORITY, 'control')
         assert executor[0] == PRIORITY - 1
+        assert inference == (PRIORITY - 2, 'inference')
         assert one.change(Transition.TRANSITION_DEACTIVATE)
         assert preferred() == []
+
+
+@pytest.mark.ros
+@pytest.mark.usefixtures('allowed')
+def test_a_goal_is_encoded_by_an_ordinary_thread(rig, tmp_path, monkeypatch):
+    policy, kinds = fault.Circle(goal_steps=1), []
+    one = rig(policy=policy, thread_priority=PRIORITY)
+    one.activate()
+    monkeypatch.setattr(policy, 'set_goal', lambda *_: kinds.append(kind(0)))
+    camera = fault.SPEC.cameras[0]
+    cv2.imwrite(str(tmp_path / 'goal.png'), np.zeros((camera.height, camera.width, 3), np.uint8))
+    assert one.set('goal', str(tmp_path / 'goal.png')).successful  # disarmed: the answer waits
+    assert kinds == [os.SCHED_OTHER]
+
+
+@pytest.mark.ros
+def test_ticks_that_take_longer_than_their_period_leave_something_to_others(rig, monkeypatch):
+    one, times = rig(), []
+    one.activate()
+    decide = one.node.pipeline.supervisor.tick
+
+    def tick(*arguments):
+        begin_s = time.monotonic()
+        outcome = decide(*arguments)
+        while time.monotonic() - begin_s < 2 * one.judge.period_s:
+            pass
+        times.append((begin_s, time.monotonic()))
+        return outcome
+
+    monkeypatch.setattr(one.node.pipeline.supervisor, 'tick', tick)
+    one.wait_ticks(20)
+    rests_s = [begin - end for (_, end), (begin, _) in itertools.pairwise(times)]
+    assert min(rests_s) >= 0.09 * one.judge.period_s

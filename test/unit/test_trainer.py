@@ -23,12 +23,13 @@ import torch
 from vqbet_ros.cli import main as cli
 from vqbet_ros.errors import BadCheckpoint, ConfigError, VqbetError
 from vqbet_ros.policy.checkpoint import load_checkpoint
+from vqbet_ros.policy.device import pick_device
 from vqbet_ros.structured import to_mapping
 from vqbet_ros.training.journal import read_metrics
 from vqbet_ros.training.phases.encoder import EncoderTraining
 from vqbet_ros.training.phases.policy import PolicyTraining
 from vqbet_ros.training.phases.tokenizer import TokenizerTraining
-from vqbet_ros.training.trainer import pick_device, Trainer
+from vqbet_ros.training.trainer import Trainer
 import yaml
 
 ROOT = Path(__file__).parents[2]
@@ -265,7 +266,7 @@ def test_a_full_disk_keeps_the_old_checkpoint(tmp_path, vectors, state_config, m
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a CUDA GPU')
 def test_cuda_asked_for_and_absent():
-    with pytest.raises(ConfigError, match=r'torch sees no CUDA GPU .* use --device cpu'):
+    with pytest.raises(ConfigError, match=r'torch sees no CUDA GPU .* use cpu'):
         pick_device('cuda')
     assert pick_device('auto') == 'cpu'
 

@@ -149,19 +149,19 @@ def _measure(args: argparse.Namespace, checkpoint: Path) -> dict[str, Any]:
             node.wait_for(lambda s: s['state'] == 'running', 'did not command', 20.0)
             for _ in range(_WARM_UP_S):
                 node.diagnostics()
-            pid = processes.pid('policy')
+            pids = _family(processes.pid('policy'))
             node.call('enable', data=False)
             node.wait_for(lambda s: s['state'] == 'disarmed', 'did not stop', 10.0)
             node.call('enable', data=True)  # the figures begin here
             node.diagnostics()
             before, began_s = node.diagnostics(), time.monotonic()
-            used_s, count = cpu_s(pid), heard.count
-            real_time = _real_time_threads(pid)
+            used_s, count = sum(map(cpu_s, pids)), heard.count
+            real_time = _real_time_threads(pids)
             memory, threads = [], []
             for _ in track(range(args.seconds), args.seconds, 'control, s'):
                 after = node.diagnostics()
-                memory.append(memory_mb(pid)[0])
-                threads.append(len(list(Path(f'/proc/{pid}/task').iterdir())))
+                memory.append(round(sum(memory_mb(pid)[0] for pid in pids), 1))
+                threads.append(len(_threads(pids)))
             elapsed_s = time.monotonic() - began_s
         except VqbetError as error:
             raise VqbetError(f'{error}; {processes.last_lines("policy")}') from error
@@ -179,17 +179,27 @@ def _measure(args: argparse.Namespace, checkpoint: Path) -> dict[str, Any]:
             'commands_hz': round((heard.count - count) / elapsed_s, 1),
             'latency_ms': _times(after['latency']),
             'inference_ms': _times(after['inference']),
-            'cpu_core_share': round((cpu_s(pid) - used_s) / elapsed_s, 3),
+            'cpu_core_share': round((sum(map(cpu_s, pids)) - used_s) / elapsed_s, 3),
             'rss_mb': {'first': memory[0], 'last': memory[-1], 'max': max(memory)},
             'threads': {'first': threads[0], 'last': threads[-1], 'max': max(threads)},
             'real_time_threads': real_time,
         }
 
 
-def _real_time_threads(pid: int) -> int:
-    """Count the threads of a process that run before all ordinary ones."""
-    tasks = [int(path.name) for path in Path(f'/proc/{pid}/task').iterdir()]
-    policies = [os.sched_getscheduler(task) & ~os.SCHED_RESET_ON_FORK for task in tasks]
+def _family(pid: int) -> list[int]:
+    """Return a process and those that it started: the node, and its policy."""
+    children = [Path(f'/proc/{pid}/task/{task}/children') for task in _threads([pid])]
+    return [pid, *(int(one) for path in children for one in path.read_text().split())]
+
+
+def _threads(pids: list[int]) -> list[int]:
+    """Return the threads of processes."""
+    return [int(path.name) for pid in pids for path in Path(f'/proc/{pid}/task').iterdir()]
+
+
+def _real_time_threads(pids: list[int]) -> int:
+    """Count the threads that run before all ordinary ones."""
+    policies = [os.sched_getscheduler(t) & ~os.SCHED_RESET_ON_FORK for t in _threads(pids)]
     return sum(policy == os.SCHED_FIFO for policy in policies)
 
 

@@ -65,8 +65,8 @@ def run(args: argparse.Namespace) -> int:
         random_policy,
         set_threads,
     )
+    from vqbet_ros.policy.device import pick_device
     from vqbet_ros.policy.engine import Engine
-    from vqbet_ros.training.trainer import pick_device
 
     set_threads(args.threads)
     device = pick_device('cpu' if args.onnx else args.device)

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
 
     from vqbet_ros.cli.bench_policy import machine, peer_config, set_threads
     from vqbet_ros.cli.bench_training import TrainingTimer, with_batch, write_walks
-    from vqbet_ros.training.trainer import pick_device
+    from vqbet_ros.policy.device import pick_device
 
     set_threads(args.threads)
     device = pick_device(args.device)

@@ -66,9 +66,9 @@ def run(args: argparse.Namespace) -> int:
 def _run_pusht(args: argparse.Namespace) -> int:
     from vqbet_ros.cli.progress import track
     from vqbet_ros.cli.video import Videos
+    from vqbet_ros.policy.device import pick_device
     from vqbet_ros.policy.engine import Engine
     from vqbet_ros.training.evaluate_pusht import evaluate
-    from vqbet_ros.training.trainer import pick_device
 
     for name, low in (
         ('episodes', 1),

@@ -32,9 +32,9 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate; returns the exit status."""
     from vqbet_ros.data.store import Dataset
     from vqbet_ros.policy.checkpoint import load_checkpoint
+    from vqbet_ros.policy.device import pick_device
     from vqbet_ros.training.evaluate_offline import evaluate, figures
     from vqbet_ros.training.html import require_matplotlib
-    from vqbet_ros.training.trainer import pick_device
 
     if args.out:
         require_matplotlib('--out')

@@ -69,12 +69,12 @@ def run(args: argparse.Namespace) -> int:
     from vqbet_ros.data.bag import Bag
     from vqbet_ros.data.cdr import same_content, warm_up
     from vqbet_ros.data.messages import DECODERS
+    from vqbet_ros.policy.device import pick_device
     from vqbet_ros.policy.engine import Engine
     from vqbet_ros.resources import named
     from vqbet_ros.runtime.replay import Replay
     from vqbet_ros.spec import RobotSpec
     from vqbet_ros.training.html import require_matplotlib
-    from vqbet_ros.training.trainer import pick_device
 
     for name, low in (('control_rate_hz', 0), ('plan_every', 0), ('threads', 1)):
         if not getattr(args, name) >= low:

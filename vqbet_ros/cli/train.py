@@ -55,8 +55,9 @@ def run(args: argparse.Namespace) -> int:
     import torch
     from vqbet_ros.config import TrainConfig
     from vqbet_ros.data.store import Dataset
+    from vqbet_ros.policy.device import pick_device
     from vqbet_ros.training.processes import start
-    from vqbet_ros.training.trainer import pick_device, Trainer
+    from vqbet_ros.training.trainer import Trainer
 
     if args.threads < 0:
         args.parser.error(f'--threads must be at least 0, got {args.threads}')

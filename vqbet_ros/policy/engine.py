@@ -5,7 +5,6 @@ channels, G code layers, H x W_px an image.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 import logging
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +19,7 @@ from vqbet_ros.policy.feature_rows import FeatureRows, Key, NOTHING
 from vqbet_ros.policy.graphs import GraphRunner
 from vqbet_ros.policy.heads import gumbel_noise, Stay
 from vqbet_ros.policy.onnx_runner import OnnxRunner
+from vqbet_ros.policy.output import PolicyOutput
 from vqbet_ros.policy.packed import Numbers, Precision
 from vqbet_ros.policy.policy import Goal, Policy
 from vqbet_ros.policy.runner import Question, Runner
@@ -59,23 +59,6 @@ class Observation(Protocol):
     @property
     def valid(self) -> NDArray[np.bool_]:
         """(h,), False for steps before the episode began."""
-
-
-@dataclass(frozen=True)
-class PolicyOutput:
-    """A decision.
-
-    Attributes:
-        actions: (W, A) float32 in the robot's units, the first for the observation's own step.
-        codes: (G,) int64, the primary code first.
-        probabilities: (C,) float32 of the primary codes, at temperature 1.
-        confidence: The largest of them.
-    """
-
-    actions: NDArray[np.float32]
-    codes: NDArray[np.int64]
-    probabilities: NDArray[np.float32]
-    confidence: float
 
 
 class Engine:

@@ -7,11 +7,12 @@ from typing import Any
 
 from vqbet_ros.data.goals import GoalData, read_goal
 from vqbet_ros.errors import ConfigError
+from vqbet_ros.policy.remote import EngineProcess
 from vqbet_ros.spec import RobotSpec
 
 
-def load_engine(checkpoint: str, device: str, threads: int | None) -> Any:
-    """Load a checkpoint.
+def load_engine(checkpoint: str, device: str, threads: int | None) -> EngineProcess:
+    """Load a checkpoint, in a process of its own.
 
     Args:
         checkpoint: Its directory.
@@ -24,21 +25,10 @@ def load_engine(checkpoint: str, device: str, threads: int | None) -> Any:
     """
     if not checkpoint:
         raise ConfigError("parameter 'checkpoint': got '', expected a checkpoint directory")
-    # torch takes seconds to import: a node that waits to be configured does without it.
-    import torch
-    from vqbet_ros.policy.engine import Engine
-
-    has_cuda = torch.cuda.is_available()
-    if device == 'cuda' and not has_cuda:
-        raise ConfigError(
-            "parameter 'device': got 'cuda', but torch sees no CUDA GPU here "
-            f'(torch {torch.__version__}); use cpu or auto, or check the driver with nvidia-smi'
-        )
-    chosen = 'cuda' if device == 'cuda' or (device == 'auto' and has_cuda) else 'cpu'
     # A core is left to the threads that carry messages and commands: on 2 cores that takes 50 ms
     # off the slowest plans, and nothing off the others.
     cores = len(os.sched_getaffinity(0))
-    return Engine.load(checkpoint, device=chosen, threads=threads or max(1, cores - 1))
+    return EngineProcess(checkpoint, device, threads or max(1, cores - 1))
 
 
 def robot_spec(checkpoint: RobotSpec, path: str, *, compressed: bool) -> RobotSpec:

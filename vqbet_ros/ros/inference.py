@@ -1,7 +1,6 @@
 """The thread that asks the policy: the newest observation in, a chunk for the supervisor out."""
 
 from collections.abc import Callable
-import os
 import threading
 import time
 import traceback
@@ -14,7 +13,6 @@ from vqbet_ros.runtime.statistics import Samples
 from vqbet_ros.runtime.supervisor import State, Supervisor
 from vqbet_ros.spec import RobotSpec
 
-_NICE = 5
 _JOIN_S = 0.4  # an inference that hangs must not hang its owner
 
 
@@ -31,6 +29,9 @@ class PolicyEngine(Protocol):
 
     def reset(self) -> None:
         """Forget what was cached of earlier observations."""
+
+    def close(self) -> None:
+        """End, whatever it is doing; safe to call twice."""
 
     def plan(
         self, observation: Observation, *, running: int | None = None, hysteresis: float = 0.0
@@ -85,14 +86,22 @@ class Inference:
         self.reset_statistics()
 
     @property
+    def thread(self) -> threading.Thread | None:
+        """The thread, once it was started and until it has ended."""
+        return self._thread
+
+    @property
     def alive(self) -> bool:
         """Whether the thread is there."""
         return self._thread is not None and self._thread.is_alive()
 
     def start(self) -> None:
         """Start the thread."""
-        self._stop.clear()
-        self._thread = threading.Thread(target=self._forever, name='inference', daemon=True)
+        # Its own event: a policy that hung at `stop` must not come back as a second thread.
+        self._stop = threading.Event()
+        self._thread = threading.Thread(
+            target=self._forever, args=(self._stop,), name='inference', daemon=True
+        )
         self._thread.start()
 
     def stop(self) -> bool:
@@ -115,21 +124,20 @@ class Inference:
         self.inference_ms, self.decode_ms = Samples(), Samples()
         self.confidence = float('nan')
 
-    def _forever(self) -> None:
-        # On Linux that is this thread alone: where cores are few, ticks go before plans.
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
-        while not self._stop.is_set():
+    def _forever(self, stop: threading.Event) -> None:
+        while not stop.is_set():
             self._data.wait()
             self._data.clear()
             try:
-                self._once()
+                self._once(stop)
             except Exception as error:
-                self._failed(error, traceback.format_exc())
+                if not stop.is_set():
+                    self._failed(error, traceback.format_exc())
 
-    def _once(self) -> None:
+    def _once(self, stop: threading.Event) -> None:
         """Plan if there is an observation that is new enough."""
         epoch, now_ns = self._supervisor.epoch, self._clock()
-        if self._stop.is_set() or self._supervisor.state in (State.DISARMED, State.FAULT):
+        if stop.is_set() or self._supervisor.state in (State.DISARMED, State.FAULT):
             return
         running = self._supervisor.chunk
         ages_ns = self._buffer.ages_ns(now_ns)
@@ -141,6 +149,8 @@ class Inference:
             return  # the control thread reports what is missing
         self.decode_ms.add((time.perf_counter_ns() - started_ns) / 1e6)
         output = self._ask(observation, running)
+        if stop.is_set():
+            return
         self._pacing.note(epoch, observation.stamp_ns)
         self.confidence = float(output.confidence)
         chunk = Chunk(
@@ -159,15 +169,15 @@ class Inference:
         if self._stays and running is not None:
             hysteresis = self._spec.runtime.blend.hysteresis
             more = {'running': running.primary, 'hysteresis': hysteresis}
-        try:
-            with self.lock:
-                self.since_ns = self._clock()
+        with self.lock:
+            self.since_ns = self._clock()
+            try:
                 if self._began_ns != self._supervisor.history_start_ns:
                     self._began_ns = self._supervisor.history_start_ns
                     self._engine.reset()
                 started_ns = time.perf_counter_ns()
                 output = self._engine.plan(observation, **more)
                 self.inference_ms.add((time.perf_counter_ns() - started_ns) / 1e6)
-        finally:
-            self.since_ns = None
+            finally:
+                self.since_ns = None
         return output

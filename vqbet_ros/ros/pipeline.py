@@ -36,6 +36,7 @@ LONGEST_STOP_S = 1.5
 """A node that is told to end gives its robot so long to come to rest."""
 
 
+_LEAST_REST = 0.1  # of a period, between two ticks
 _STANDS_S = 1.0  # simulated time may come in steps
 _ALIGNMENTS = 2  # the first plan of a run takes longer than those that follow
 
@@ -155,9 +156,10 @@ class Pipeline:
         self._thread: threading.Thread | None = None
 
     @property
-    def control_thread(self) -> int | None:
-        """The system's id of the control thread, while there is one."""
-        return None if self._thread is None else self._thread.native_id
+    def threads(self) -> list[int]:
+        """The system's ids of the control and the inference thread, while they are there."""
+        threads = (self._thread, self.inference.thread)
+        return [thread.native_id for thread in threads if thread is not None and thread.native_id]
 
     def start(self) -> None:
         """Start both threads; nothing is sent before `enable`."""
@@ -225,12 +227,8 @@ class Pipeline:
 
     def deadman(self, pressed: bool) -> None:
         """Note a message of the deadman switch; pressing it anew enables, if it is in use."""
-        now_ns = self._clock()
-        with self._tick_lock:
-            before = self.supervisor.epoch
-            self.supervisor.deadman(pressed, now_ns)
-            if self.supervisor.epoch != before:
-                self._begin(now_ns)
+        if self.supervisor.deadman(pressed, self._clock()):
+            self.enable(require_streams=False)
 
     def estop(self, pressed: bool) -> None:
         """Note the emergency stop."""
@@ -291,9 +289,13 @@ class Pipeline:
     # The control thread
 
     def _control_forever(self) -> None:
+        # This thread may go before all others: also where its ticks take longer than their
+        # period it has to leave them something.
+        least_ns = round(_LEAST_REST * self.control_period_ns)
         while not self._stop.is_set():
             deadlines = self._deadlines
-            if self._wake.wait(deadlines.wait_ns(time.monotonic_ns()) / 1e9):
+            wait_ns = max(deadlines.wait_ns(time.monotonic_ns()), least_ns)
+            if self._wake.wait(wait_ns / 1e9):
                 self._wake.clear()
                 continue
             try:
@@ -382,7 +384,9 @@ class Pipeline:
         self.buffer.reset_history(now_ns)
         self.monitors.reset()
         self.inference.reset_statistics()
-        self.statistics = self._new_statistics()
+        # Of the same deadlines: whoever enables again and again must not put off every tick.
+        next_ns = self._deadlines.next_ns
+        self.statistics = RunStatistics(Deadlines(next_ns, self.control_period_ns))
         self._deadlines = self.statistics.control
         self._wake.set()
         self._clips_before = self.supervisor.clips

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import functools
 import gc
 import sys
+import threading
 import traceback
 from typing import Any
 
@@ -22,6 +23,7 @@ from vqbet_ros.errors import VqbetError
 from vqbet_ros.ros import qos
 from vqbet_ros.ros.checkpoints import load_engine
 from vqbet_ros.ros.diagnostics import diagnostic
+from vqbet_ros.ros.inference import PolicyEngine
 from vqbet_ros.ros.parameters import declare
 from vqbet_ros.ros.pipeline import Pipeline
 from vqbet_ros.ros.policy_parameters import PolicyParameters
@@ -61,6 +63,7 @@ class PolicyNode(LifecycleNode):
         super().__init__('policy_node', **options)
         self.failure: BaseException | None = None  # its threads latch a fault instead
         self._load = load
+        self._engine: PolicyEngine | None = None
         self._wiring: Wiring | None = None
         self._active = False
         self._priority = ThreadPriority(self.get_logger().warning)
@@ -101,7 +104,11 @@ class PolicyNode(LifecycleNode):
         assert self.pipeline is not None  # noqa: S101 - the lifecycle sees to it
         self._active = True
         self.pipeline.start()
-        self._priority.begin(self.pipeline.control_thread, self.parameters.thread_priority)
+        # All that run Python in this process, for they wait for each other. What computes, the
+        # policy, is in a process of its own, and ordinary.
+        control, *others = self.pipeline.threads
+        threads = [control, threading.get_native_id(), *others]
+        self._priority.begin(threads, self.parameters.thread_priority)
         if self.parameters.enable:
             self.pipeline.enable(require_streams=False)
         self.changed()
@@ -156,8 +163,8 @@ class PolicyNode(LifecycleNode):
 
     def _configure(self) -> None:
         values = self.parameters
-        engine = self._load(values.checkpoint, values.device, values.threads or None)
-        self._wiring = Wiring(self, engine, values, changed=self.changed)
+        self._engine = self._load(values.checkpoint, values.device, values.threads or None)
+        self._wiring = Wiring(self, self._engine, values, changed=self.changed)
         self._reporter = Reporter(
             self.get_fully_qualified_name(), self.get_name(), self._wiring.pipeline.spec.robot
         )
@@ -169,7 +176,9 @@ class PolicyNode(LifecycleNode):
         self.close()
         if self._wiring is not None:
             self._wiring.close()
-        self._wiring = None
+        if self._engine is not None:
+            self._engine.close()
+        self._wiring = self._engine = None
         gc.unfreeze()
 
     # Callbacks of the executor
@@ -209,17 +218,17 @@ class PolicyNode(LifecycleNode):
 
     def _on_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
         """Take a new goal or speed while the node is configured."""
-        for changed in parameters:
-            if self._wiring is None:
-                break  # configure reads them
-            if changed.name == 'goal':
-                wait = not (self._active and self._wiring.moves)
-                try:
-                    self._wiring.goals.request(changed.value, wait=wait)
-                except VqbetError as error:
-                    return SetParametersResult(successful=False, reason=str(error))
-            elif changed.name == 'speed_scale':
-                self._wiring.scale(changed.value)
+        if self._wiring is None:
+            return SetParametersResult(successful=True)  # configure reads them
+        changed = {parameter.name: parameter.value for parameter in parameters}
+        if 'goal' in changed:  # first: where it is refused, nothing else is set
+            wait = not (self._active and self._wiring.moves)
+            try:
+                self._wiring.goals.request(changed['goal'], wait=wait)
+            except VqbetError as error:
+                return SetParametersResult(successful=False, reason=str(error))
+        if 'speed_scale' in changed:
+            self._wiring.scale(changed['speed_scale'])
         return SetParametersResult(successful=True)
 
     def _state_status(self) -> DiagnosticStatus:

@@ -30,8 +30,8 @@ class PolicyParameters:
     )
     thread_priority: int = parameter(
         50,
-        'Real-time priority of the thread that commands, SCHED_FIFO, if the system allows it; the '
-        "executor's is one less. 0: both are ordinary threads.",
+        'Real-time priority (SCHED_FIFO) of the thread that commands, if the system allows it; '
+        'those of executor and inference are one and two less. 0: ordinary threads.',
         bounds=(0, 98),
     )
     plan_every: int = parameter(

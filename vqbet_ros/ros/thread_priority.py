@@ -4,10 +4,9 @@ ros2_control runs its own loop in the same way (its parameter `thread_priority`)
 wait for a core for milliseconds wherever others compute; these run at once.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import contextlib
 import os
-import threading
 
 # Threads that a preferred one starts are ordinary: what computes must not hold up the system.
 _PREFERRED = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
@@ -25,15 +24,14 @@ class ThreadPriority:
         self._warned = False
         self._threads: list[int] = []
 
-    def begin(self, control: int | None, priority: int) -> None:
-        """Prefer the control thread and, one less, the calling one to all ordinary threads.
+    def begin(self, threads: Sequence[int], priority: int) -> None:
+        """Prefer threads of this process to all ordinary ones.
 
         Args:
-            control: The system's id of the control thread.
-            priority: 1 (least) to 99; 0 leaves everything as it is.
+            threads: The system's ids; each is one less than the one before it.
+            priority: Of the first, 1 (least) to 99; 0 leaves everything as it is.
         """
-        threads = [thread for thread in (control, threading.get_native_id()) if thread]
-        self._threads = threads if priority else []
+        self._threads = list(threads) if priority else []
         try:
             for less, thread in enumerate(self._threads):
                 param = os.sched_param(max(1, priority - less))

@@ -42,22 +42,6 @@ AGREE_EVERY = 10  # steps after which several processes ask each other whether t
 PhaseBuilder = Callable[[Policy, TrainingData, TrainConfig], Phase]
 
 
-def pick_device(name: str) -> Literal['cpu', 'cuda']:
-    """Turn `auto`, `cpu` or `cuda` into a device that is there.
-
-    Raises:
-        ConfigError: CUDA is asked for and absent.
-    """
-    present = torch.cuda.is_available()
-    if name == 'cuda' and not present:
-        raise ConfigError(
-            'device cuda asked for, but torch sees no CUDA GPU '
-            f'(torch {torch.__version__}, built for CUDA {torch.version.cuda}): '
-            'use --device cpu, or check the driver with nvidia-smi'
-        )
-    return 'cuda' if name == 'cuda' or (name == 'auto' and present) else 'cpu'
-
-
 class Trainer:
     """Trains one policy on one dataset into one run directory."""
 

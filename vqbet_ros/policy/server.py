@@ -1,0 +1,120 @@
+"""The process of an `EngineProcess`: `python -m vqbet_ros.policy.server FILE_DESCRIPTOR`."""
+
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+import signal
+import sys
+import traceback
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from vqbet_ros.errors import VqbetError
+from vqbet_ros.policy.device import pick_device
+from vqbet_ros.policy.engine import Engine
+from vqbet_ros.policy.remote import Facts, Key, Question
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """A frame whose picture is fetched when it is wanted."""
+
+    camera: str
+    stamp_ns: int
+    connection: Connection
+
+    @property
+    def image(self) -> NDArray[np.uint8]:
+        key: Key = (self.camera, self.stamp_ns)
+        self.connection.send(('picture', key))
+        picture: NDArray[np.uint8] = self.connection.recv()
+        return picture
+
+
+@dataclass(frozen=True)
+class _Observation:
+    frames: list[dict[str, _Frame] | None]
+    state: NDArray[np.float32]
+    valid: NDArray[np.bool_]
+
+
+class Server:
+    """Answers the questions of one connection.
+
+    Args:
+        connection: To an `EngineProcess`.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._engine: Engine | None = None
+
+    def serve(self) -> None:
+        """Answer until the other end is closed."""
+        while True:
+            try:
+                name, arguments = self._connection.recv()
+            except (EOFError, ConnectionResetError):
+                return
+            try:
+                answer = 'answer', getattr(self, f'_{name}')(*arguments)
+            except (EOFError, ConnectionError):
+                return  # nobody is left to be answered
+            except Exception as error:
+                answer = 'error', (_sendable(error), traceback.format_exc())
+            self._connection.send(answer)
+
+    def _load(self, checkpoint: str, device: str, threads: int) -> Facts:
+        self._engine = engine = Engine.load(checkpoint, pick_device(device), threads)
+        return Facts(
+            spec=engine.spec,
+            history=engine.history,
+            chunk=engine.chunk,
+            goal_steps=engine.goal_steps,
+            goal_state=engine.goal_state,
+            device=engine.policy.device.type,
+        )
+
+    def _reset(self) -> None:
+        self._loaded.reset()
+
+    def _warm_up(self) -> None:
+        self._loaded.warm_up()
+
+    def _set_goal(self, images: Any, state: Any) -> None:
+        self._loaded.set_goal(images, state)
+
+    def _plan(self, question: Question, running: int | None, hysteresis: float) -> Any:
+        frames = [
+            None
+            if stamps is None
+            else {name: _Frame(name, ns, self._connection) for name, ns in stamps.items()}
+            for stamps in question.stamps
+        ]
+        observation = _Observation(frames, question.state, question.valid)
+        return self._loaded.plan(observation, running=running, hysteresis=hysteresis)
+
+    @property
+    def _loaded(self) -> Engine:
+        assert self._engine is not None, 'load comes first'
+        return self._engine
+
+
+def _sendable(error: Exception) -> Exception:
+    """Return the error, or what says the same where its class may not be known there."""
+    if type(error).__module__ in ('builtins', VqbetError.__module__):
+        return error
+    return RuntimeError(f'{type(error).__name__}: {error}')
+
+
+def main() -> int:
+    """Serve the connection that was inherited."""
+    # Ctrl-C reaches all processes of a terminal; this one is needed until the robot stands.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    Server(Connection(int(sys.argv[1]))).serve()
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
