@@ -157,3 +157,22 @@ def fastest(one):
         return 0.0
     last, before = one.ticks[-1], one.ticks[-2]
     return abs(last.values - before.values).max() / last.step_s
+
+
+def test_a_policy_that_hangs_at_the_end_does_not_come_back_as_a_second_one(rig, capfd):
+    one, stuck = rig().start(), fault.Stuck()
+    one.policy.spoil = stuck
+    assert stuck.came.wait(20.0)
+    began_s = time.monotonic()
+    assert one.change(Transition.TRANSITION_DEACTIVATE)
+    assert time.monotonic() - began_s <= one.judge.stop_s + 0.4 + one.slack_s
+    assert 'the policy hangs' in capfd.readouterr().err
+    (hanging,) = own_threads()
+    assert one.change(Transition.TRANSITION_ACTIVATE)
+    one.policy.spoil = lambda actions: actions
+    stuck.go.set()
+    hanging.join(20.0)
+    assert not hanging.is_alive()
+    assert sorted(thread.name for thread in own_threads()) == ['control', 'inference']
+    one.go()
+    one.check_limits()

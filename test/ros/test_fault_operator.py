@@ -1,6 +1,9 @@
 """What the robot does when a person, another program or the robot itself says stop."""
 
 from dataclasses import replace
+import itertools
+import threading
+import time
 
 import pytest
 
@@ -9,6 +12,8 @@ pytest.importorskip('rclpy', reason="needs rclpy: extra 'ros' or a sourced ROS 2
 from fault_judge import seconds
 import fault_robot as fault
 import numpy as np
+import rclpy
+from rclpy.context import Context
 from std_msgs.msg import Bool, Float64MultiArray
 
 pytest_plugins = ['fault_rig']
@@ -20,6 +25,19 @@ def test_disabling_stops_within_the_limits(rig):
     row = one.suffer(lambda: one.enable(False), 'disarmed', 'stopping, then disarmed')
     one.check_stop(row, 0.0)
     one.go()
+    one.check_limits()
+
+
+def test_enabling_again_and_again_stops_the_robot_and_puts_off_no_tick(rig):
+    one = rig().start()
+    first = len(one.ticks)
+    end_s, pause = time.monotonic() + 1.0, threading.Event()
+    while time.monotonic() < end_s:
+        one.node.pipeline.enable(require_streams=False)
+        pause.wait(0.1 * one.judge.period_s)
+    moments_s = [tick.at_s for tick in one.ticks[first:] if tick.at_s < end_s]
+    assert len(moments_s) > 0.2 / one.judge.period_s  # on a machine that is busy
+    one.wait_motion()
     one.check_limits()
 
 
@@ -64,6 +82,25 @@ def test_a_deadman_switch_that_is_let_go_stops_the_robot(rig, how):
     one.check_limits()
 
 
+def test_a_deadman_switch_that_flickers_stops_the_robot(rig):
+    watch = replace(fault.SPEC.runtime.watch, deadman_timeout_s=0.6)
+    one = rig(replace(fault.SPEC, runtime=replace(fault.SPEC.runtime, watch=watch)))
+    one.activate()
+    switch = one.arm.node.create_publisher(Bool, '/policy_node/deadman', 5)
+    held = one.arm.node.create_timer(0.05, lambda: switch.publish(Bool(data=True)))
+    one.wait_motion()
+    one.arm.node.destroy_timer(held)
+    pressed = itertools.cycle([False, True])
+    one.arm.node.create_timer(0.02, lambda: switch.publish(Bool(data=next(pressed))))
+    one.wait_rest()
+    stopped = len(one.ticks)
+    one.wait_ticks(50)
+    one.check_limits()
+    # Where it is pressed for as long as a plan takes, it twitches.
+    places = [one.arm.position, *(t.values for t in one.ticks[stopped:] if t.values is not None)]
+    assert np.ptp(places, axis=0).max() < 0.05
+
+
 def test_somebody_else_who_commands_the_robot_is_a_fault(rig, graph):
     one, others = rig().start(), []
 
@@ -76,6 +113,22 @@ def test_somebody_else_who_commands_the_robot_is_a_fault(rig, graph):
     assert not refused.success
     assert '/observer' in refused.message
     graph.node.destroy_publisher(others[0])
+    one.recover()
+    one.check_limits()
+
+
+def test_a_second_node_of_the_same_name_is_somebody_else(rig, graph):
+    one, twins = rig().start(), []
+    elsewhere = Context()
+    rclpy.init(context=elsewhere, domain_id=graph.domain_id)
+
+    def come():
+        twins.append(rclpy.create_node(one.node.get_name(), context=elsewhere))
+        twins[0].create_publisher(Float64MultiArray, fault.COMMANDS, 1)
+
+    row = one.suffer(come, 'fault', f'/policy_node on {fault.COMMANDS}')
+    one.check_stop(row, 2 * LOOK_S)
+    elsewhere.try_shutdown()
     one.recover()
     one.check_limits()
 

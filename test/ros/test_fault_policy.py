@@ -1,6 +1,7 @@
 """What the robot does when its policy fails, or is given another goal while it moves."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,9 @@ import cv2
 import fault_robot as fault
 from lifecycle_msgs.msg import Transition
 import numpy as np
+from rcl_interfaces.srv import SetParametersAtomically
+from rclpy.parameter import Parameter
+from vqbet_ros.runtime.gate import ReasonKind
 
 pytest_plugins = ['fault_rig']
 # A plan is made every 3 steps, and its thread may have begun to wait just before the fault.
@@ -42,6 +46,33 @@ def test_a_policy_that_is_slow_holds_the_robot_until_it_answers(rig, spec, reaso
     # What it answered at last was for a time that is over.
     followed = {tick.outcome.t_obs_ns for tick in row.ticks + one.ticks if tick.is_policy}
     assert late not in followed
+
+
+def test_a_plan_that_was_begun_before_enabling_anew_is_not_followed(rig):
+    one, stuck = rig(without_deadline()).start(), fault.Stuck()
+    one.policy.spoil = stuck
+    assert stuck.came.wait(20.0)
+    late, first = one.policy.plans[-1][0], len(one.ticks)
+    assert one.enable().success  # in motion
+    one.policy.spoil = lambda actions: actions
+    stuck.go.set()
+    one.wait_motion()
+    followed = {tick.outcome.t_obs_ns for tick in one.ticks[first:] if tick.is_policy}
+    assert late not in followed
+    assert one.node.pipeline.supervisor.rejected[ReasonKind.OLD_CHUNK] >= 1
+    one.check_limits()
+
+
+@pytest.mark.parametrize('kind', ['step', 'linear', 'cubic'])
+def test_plans_of_a_single_step(rig, kind):
+    """They have nothing in reserve: what they cannot cover is held."""
+    spec = replace(fault.SPEC, runtime=replace(fault.SPEC.runtime, interpolation=kind))
+    one = rig(policy=fault.Circle(spec, chunk=1))
+    one.activate()
+    while not one.enable().success:
+        one.wait_ticks(2)
+    one.until(lambda: sum(tick.is_policy for tick in one.ticks) > 50, 'a second of plans')
+    one.check_limits()
 
 
 def nan(actions):
@@ -153,3 +184,34 @@ def test_a_new_goal_counts_within_two_ticks(rig, tmp_path):
     one.wait_ticks(25)
     assert one.policy.centre is kept
     one.wait_motion()
+
+
+def test_parameters_that_are_refused_change_nothing(rig, tmp_path):
+    one = rig(policy=fault.Circle(goal_steps=1))
+    one.activate()
+    for value in (float('nan'), 1.5, -0.1, 'fast', True):
+        assert not one.set('speed_scale', value).successful
+    # Together, the speed is not changed either where the goal is refused.
+    together: dict[str, Any] = {'speed_scale': 0.1, 'goal': 'nowhere.png'}
+    messages = [Parameter(key, value=value).to_parameter_msg() for key, value in together.items()]
+    request = SetParametersAtomically.Request(parameters=messages)
+    name = '/policy_node/set_parameters_atomically'
+    assert not one.graph.call(SetParametersAtomically, name, request).result.successful
+    one.go()  # faster than that
+    one.check_limits()
+
+
+def test_a_policy_that_fails_on_a_goal_leaves_the_node_alive(rig, tmp_path, monkeypatch):
+    one = rig(policy=fault.Circle(goal_steps=1))
+    one.activate()
+
+    def fail(*_):
+        raise RuntimeError('out of luck')
+
+    camera = fault.SPEC.cameras[0]
+    cv2.imwrite(str(tmp_path / 'goal.png'), np.zeros((camera.height, camera.width, 3), np.uint8))
+    monkeypatch.setattr(one.policy, 'set_goal', fail)
+    answer = one.set('goal', str(tmp_path / 'goal.png'))
+    assert not answer.successful
+    assert 'RuntimeError: out of luck' in answer.reason
+    one.go()

@@ -78,6 +78,12 @@ def no_number(joints):
     return [joints]
 
 
+def one_no_number(joints):
+    """Measure NaN of one joint, as a broken encoder does."""
+    joints.position = [joints.position[0], np.nan]
+    return [joints]
+
+
 def too_many(joints):
     """Measure one more number than there are joints."""
     joints.position = [*joints.position, 0.0]
@@ -105,6 +111,7 @@ HELD = [
     (JOINTS, lambda: cut, '/joint_states: data is too old'),
     (JOINTS, lambda: Delayed(0.6), '/joint_states: data is too old'),
     (JOINTS, lambda: no_number, 'not a finite number: shoulder/position'),
+    (JOINTS, lambda: one_no_number, 'not a finite number: elbow/position'),
     (JOINTS, lambda: too_many, "field 'position' has 3 values for 2"),
     (JOINTS, lambda: renamed, 'shoulder/position, elbow/position: in none of the newest'),
 ]

@@ -49,6 +49,11 @@ class Robot:
     def enable(self):
         return self.supervisor.enable(self.now_ns, self.position)
 
+    def press(self):
+        """Press the deadman switch, as its owner does."""
+        if self.supervisor.deadman(True, self.now_ns):
+            self.enable()
+
     def plan(self, target=1.0, steps=20, epoch=None, t_obs_ns=None):
         """Give a straight chunk of 2 s from where the robot is."""
         way = np.linspace(self.position, np.full(2, target), steps + 1)[1:]
@@ -262,11 +267,11 @@ def test_the_deadman_switch():
     robot.enable()
     assert robot.state() is State.DISARMED
     assert [r.kind for r in robot.supervisor.refusals(robot.now_ns)] == [ReasonKind.DEADMAN]
-    robot.supervisor.deadman(True, robot.now_ns)
+    robot.press()
     assert robot.state() is State.WAITING
     robot.plan()
     for _ in range(50):
-        robot.supervisor.deadman(True, robot.now_ns)
+        robot.press()
         assert isinstance(robot.tick(), Command)
     outcome = robot.run(15)  # it is not heard of any more
     assert outcome.state is State.HOLD
@@ -274,16 +279,16 @@ def test_the_deadman_switch():
     outcome = robot.run(100)
     assert kinds(outcome)[:2] == [ReasonKind.DISARMED, ReasonKind.DEADMAN]
     assert_limits(robot.sent)
-    robot.supervisor.deadman(True, robot.now_ns)
+    robot.press()
     assert robot.state() is State.WAITING
     robot.supervisor.deadman(False, robot.now_ns)
     robot.tick()
     assert robot.state() is State.DISARMED
     for _ in range(3):  # held down it does not enable again by itself
         robot.supervisor.disable()
-        robot.supervisor.deadman(True, robot.now_ns)
+        robot.press()
         robot.supervisor.disable()
-        robot.supervisor.deadman(True, robot.now_ns + MS)
+        assert not robot.supervisor.deadman(True, robot.now_ns + MS)
         assert robot.state() is State.DISARMED
         robot.supervisor.deadman(False, robot.now_ns)
 
@@ -434,7 +439,7 @@ def happen(robot, event, arguments):
         does = {
             'enable': robot.enable,
             'estop': lambda: supervisor.estop(True),
-            'press': lambda: supervisor.deadman(True, robot.now_ns),
+            'press': robot.press,
             'scale': lambda: supervisor.set_speed_scale(*arguments),
             'fault': lambda: supervisor.fault('broken'),
         }

@@ -5,6 +5,7 @@ topics ──pictures──► decode ──────┴─► encode ─► 
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 import functools
 import threading
 import time
@@ -183,8 +184,13 @@ class Goals:
         number = self._next()
         read = functools.partial(self._read, text, number)
         if wait:
-            with self._turn:
-                self._set(number, text, read(), is_parameter=True)
+            # By a thread that is an ordinary one: the caller may go before all others.
+            with ThreadPoolExecutor(1) as pool:
+                turn = pool.submit(self._take_turn, number, text, read, is_parameter=True)
+            failure = turn.exception()
+            if failure is not None and not isinstance(failure, VqbetError):
+                raise VqbetError(f'{type(failure).__name__}: {failure}') from failure
+            turn.result()
         else:
             self._start(number, text, read, is_parameter=True)
 
@@ -247,20 +253,30 @@ class Goals:
         read: Callable[[], GoalData | None],
         is_parameter: bool,
     ) -> None:
+        try:
+            self._take_turn(number, name, read, is_parameter=is_parameter)
+            return
+        except VqbetError as error:
+            problem = str(error)
+        except Exception:  # of the policy, for example; it has to be seen in the log
+            problem = traceback.format_exc()
+        if self._is_outdated(number):
+            return
+        self._node.get_logger().error(f'goal refused, the old one stays: {problem}')
+        # By the executor: the request's own callback may not be over yet.
+        if is_parameter and self._node.executor is not None:
+            self._node.executor.create_task(self._restore, number)
+
+    def _take_turn(
+        self,
+        number: int,
+        name: str,
+        read: Callable[[], GoalData | None],
+        *,
+        is_parameter: bool,
+    ) -> None:
         with self._turn:
-            try:
-                self._set(number, name, read(), is_parameter=is_parameter)
-                return
-            except VqbetError as error:
-                problem = str(error)
-            except Exception:  # of the policy, for example; it has to be seen in the log
-                problem = traceback.format_exc()
-            if self._is_outdated(number):
-                return
-            self._node.get_logger().error(f'goal refused, the old one stays: {problem}')
-            # By the executor: the request's own callback may not be over yet.
-            if is_parameter and self._node.executor is not None:
-                self._node.executor.create_task(self._restore, number)
+            self._set(number, name, read(), is_parameter=is_parameter)
 
     def _restore(self, number: int) -> None:
         """Let the parameter say again what it said before a request."""

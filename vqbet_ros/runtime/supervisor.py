@@ -198,15 +198,16 @@ class Supervisor:
             if self._state not in _IDLE and self._leaving is None:
                 self._leaving = Reason(ReasonKind.DISARMING, detail)
 
-    def deadman(self, pressed: bool, now_ns: int) -> None:
-        """Note a message of the deadman switch; pressing it anew enables, if it is in use."""
+    def deadman(self, pressed: bool, now_ns: int) -> bool:
+        """Note a message of the deadman switch.
+
+        Returns:
+            Whether the robot is to be enabled: the switch is in use, and was pressed anew.
+        """
         with self._lock:
-            before, self._deadman_ns = self._deadman_ns, now_ns if pressed else None
-            timeout_s = self._settings.watch.deadman_timeout_s
-            known = before is not None and timeout_s is not None
-            held = known and 0 <= now_ns - (before or 0) <= (timeout_s or 0) * 1e9
-        if pressed and not held and timeout_s is not None and self.state is State.DISARMED:
-            self.enable(now_ns)
+            released = self._deadman_is_released(now_ns)
+            self._deadman_ns = now_ns if pressed else None
+            return pressed and released and self._state is State.DISARMED
 
     def estop(self, pressed: bool) -> None:
         """Note the emergency stop; pressing it is a fault at once."""
