@@ -120,6 +120,11 @@ def test_the_rest_of_a_chunk_and_its_stop(commander, listen):
     commands.follow(due, past, NOW_NS)  # nothing is left of it
     commands.follow(due, chunk, NOW_NS)
     assert len(listener.wait(count=3).points) == 6
+    # Points go on from the course that was under way.
+    commands.send(np.array([0.21, 0.0]), NOW_NS + 180_000_000)
+    message = listener.wait(count=4)
+    assert Time.from_msg(message.header.stamp).nanoseconds == 0
+    assert [list(p.velocities) for p in message.points] == [pytest.approx([0.5, 0.0]), [0.0, 0.0]]
 
 
 @pytest.mark.parametrize('interface', ['cartesian_pose', 'servo_pose'])
