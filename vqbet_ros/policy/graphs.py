@@ -28,6 +28,8 @@ class GraphRunner(Runner):
         """See `Runner`; graphs are captured when they are first used."""
         super().__init__(policy, rows=rows, temperature=temperature, numbers=numbers)
         self._stream = torch.cuda.Stream(self.device)
+        # Weights and buffers may still be on their way there, by the stream of who loaded them.
+        self._stream.wait_stream(torch.cuda.current_stream(self.device))
         self._decisions: dict[bool, tuple[Callable[[], None], Tensor]] = {}
         self._encoders: dict[tuple[int, ...], tuple[Callable[[], None], Tensor]] = {}
         self._row = torch.zeros(1, dtype=torch.int64).pin_memory()
