@@ -68,6 +68,7 @@ def test_a_policy_that_knows_everything_makes_no_error(
     # A policy that repeats its last action is worse the further it looks.
     assert np.all(np.diff(found.held_error.mean(axis=1)) > 0.02)
     assert found.refused == 0
+    assert found.confidence == {'p50': 1.0, 'p99': 1.0, 'max': 1.0}
     assert found.inference_ms == {'p50': 30.0, 'p99': 30.0, 'max': 30.0}
     first = next(i for i, e in enumerate(events) if isinstance(e, Tick) and sent(e))
     assert all(sent(event) for event in events[first:] if isinstance(event, Tick))
@@ -228,6 +229,12 @@ def test_the_command_writes_figures_and_pictures(trained, checkpoint, tmp_path, 
     assert one['plans'] > 5
     assert one['commands'] > 30
     assert one['messages']['top']['received'] == 40
+    for sensed in one['sensing'].values():
+        assert 0 <= sensed['age_ms']['p50'] <= sensed['age_ms']['max'] < 250
+        assert 0 <= sensed['skew_ms']['p50'] <= sensed['age_ms']['max']
+    assert set(one['sensing']) == set(one['messages'])
+    assert min(sensed['skew_ms']['max'] for sensed in one['sensing'].values()) < 100
+    assert 0 <= one['confidence']['p50'] <= 1
     assert len(one['error_by_horizon']['a']) == 3
     for name in ('traces.png', 'horizon.png'):
         assert (tmp_path / 'one' / name).read_bytes().startswith(b'\x89PNG')

@@ -127,6 +127,7 @@ def run(args: argparse.Namespace) -> int:
         'clamped': {f'{n}, {limit}': c for (n, limit), c in replay.supervisor.clips.items()},
         'refused_chunks': {k.value: c for k, c in replay.supervisor.rejected.items()},
         'motion': replay_report.motion(events, spec),
+        'sensing': replay_report.sensing(events),
         'messages': {name: vars(counts) for name, counts in replay.buffer.counts().items()},
     }
     _print(result)
@@ -168,9 +169,13 @@ def _print(result: dict[str, Any]) -> None:
         print(f'changed   {count} commands or chunks: {what}')
     for name, motion in result['motion'].items():
         print(f'motion    {name}: ' + ', '.join(f'{k} {_number(v)}' for k, v in motion.items()))
-    for name in ('inference_ms', 'latency_ms'):
-        p50, p99, largest = (_number(result[name][key]) for key in ('p50', 'p99', 'max'))
-        print(f'{name.removesuffix("_ms"):<10}p50 {p50} ms, p99 {p99} ms, max {largest} ms')
+    for name in ('inference_ms', 'latency_ms', 'confidence'):
+        unit = ' ms' if name.endswith('_ms') else ''
+        print(f'{name.removesuffix("_ms"):<10} {_summary(result[name], unit)}')
+    for name, sensed in result['sensing'].items():
+        rate_hz = result['messages'][name]['received'] / result['duration_s']
+        print(f'stream    {name}: {rate_hz:.1f} Hz; age {_summary(sensed["age_ms"], " ms")}')
+        print(f'          behind the newest stream {_summary(sensed["skew_ms"], " ms")}')
     print(f'mean absolute error, {result["unit"]}: plan by horizon; (last action repeated); sent')
     for name, errors in result['error_by_horizon'].items():
         held = ' '.join(map(_number, result['error_if_held_by_horizon'][name]))
@@ -178,6 +183,10 @@ def _print(result: dict[str, Any]) -> None:
             f'  {name:<16}{" ".join(map(_number, errors))}; ({held}); '
             f'{_number(result["command_error"][name])}'
         )
+
+
+def _summary(values: dict[str, float | None], unit: str) -> str:
+    return ', '.join(f'{key} {_number(value)}{unit}' for key, value in values.items())
 
 
 def _number(value: float | None) -> str:

@@ -81,6 +81,7 @@ class Comparison:
         hold_ticks: How many ticks sent nothing, by reason.
         inference_ms: How long decisions took.
         latency_ms: From an observation to its first command.
+        confidence: Of the decisions, 0 to 1.
         plans: How many.
         refused: Plans that were not executed.
         ticks: How many.
@@ -94,6 +95,7 @@ class Comparison:
     hold_ticks: dict[str, int]
     inference_ms: dict[str, float]
     latency_ms: dict[str, float]
+    confidence: dict[str, float]
     plans: int
     refused: int
     ticks: int
@@ -119,6 +121,19 @@ def motion(events: Sequence[Planned | Tick], spec: RobotSpec) -> dict[str, dict[
     }
 
 
+def sensing(events: Sequence[Planned | Tick]) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Return how old each stream was at the decisions, and how far behind the newest, in ms."""
+    ages_ns = [event.ages_ns for event in events if isinstance(event, Planned)]
+    found: dict[str, dict[str, dict[str, float | None]]] = {}
+    for name in ages_ns[0] if ages_ns else ():
+        age_ms, skew_ms = Samples(), Samples()
+        for ages in ages_ns:
+            age_ms.add(ages[name] / 1e6)
+            skew_ms.add((ages[name] - min(ages.values())) / 1e6)
+        found[name] = {'age_ms': _plain(age_ms.summary()), 'skew_ms': _plain(skew_ms.summary())}
+    return found
+
+
 def compare(
     events: Sequence[Planned | Tick], recorded: Recorded, chunk: int, interpolation: Interpolation
 ) -> Comparison:
@@ -138,8 +153,9 @@ def compare(
     steps = np.arange(chunk, dtype=np.int64) * recorded.period_ns
     expected = recorded.at(t_obs[:, None] + steps)  # (M, W, A)
     last = recorded.at(t_obs - recorded.period_ns)[:, None]  # (M, 1, A)
-    inference, latency = Samples(), Samples()
+    inference, latency, confidence = Samples(), Samples(), Samples()
     for plan in plans:
+        confidence.add(plan.confidence)
         inference.add((plan.ready_ns - plan.asked_ns) / 1e6)
     answered = None
     sent: list[tuple[int, Command]] = []
@@ -176,6 +192,7 @@ def compare(
         hold_ticks=dict(hold_ticks),
         inference_ms=inference.summary(),
         latency_ms=latency.summary(),
+        confidence=confidence.summary(),
         plans=len(plans),
         refused=sum(not plan.accepted for plan in plans),
         ticks=len(ticks),
@@ -195,6 +212,7 @@ def figures(found: Comparison, spec: RobotSpec) -> dict[str, Any]:
         'holds': found.hold_ticks,
         'inference_ms': _plain(found.inference_ms),
         'latency_ms': _plain(found.latency_ms),
+        'confidence': _plain(found.confidence),
         'error_by_horizon': {
             name: [_or_null(value) for value in found.plan_error[:, index]]
             for index, name in enumerate(names)
