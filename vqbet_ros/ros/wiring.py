@@ -232,6 +232,8 @@ def _shadowed(action: ActionSpec, topic: str) -> ActionSpec:
     gripper = action.gripper
     if gripper is not None and gripper.command is not None:
         command = dataclasses.replace(gripper.command, topic=f'{topic}/gripper')
+        if command.is_action:  # of which nothing could be seen
+            command = dataclasses.replace(command, interface='float64', max_effort=None)
         gripper = dataclasses.replace(gripper, command=command)
     return dataclasses.replace(action, command_topic=topic, gripper=gripper)
 
