@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 import itertools
+import os
+from pathlib import Path
 import signal
 import time
 
@@ -9,6 +11,7 @@ import pytest
 
 pytest.importorskip('rclpy', reason="needs rclpy: extra 'ros' or a sourced ROS 2")
 
+from diagnostic_msgs.msg import DiagnosticStatus
 from fault_judge import Judge
 from fault_robot import Arm
 import numpy as np
@@ -79,6 +82,30 @@ def test_a_signal_in_motion_brings_the_robot_to_rest_and_ends_the_process(moving
     # It was slowed down: the last steps are as small as the limits ask for, and there are many.
     assert steps[last] <= judge.acceleration[0] * longest_s**2
     assert last >= 0.9 * judge.velocity[0] / (judge.acceleration[0] * longest_s)
+
+
+def test_a_policy_whose_process_is_killed_stops_the_robot_and_not_the_node(graph, moving, values):
+    """The system may end the process that computes, where memory is short for example."""
+    process, arm, judge = moving
+    status = graph.listen(DiagnosticStatus, '/policy_node/status')
+    tasks = Path(f'/proc/{process.pid}/task').glob('*/children')
+    (child,) = (int(pid) for task in tasks for pid in task.read_text().split())
+    heard, began_s = len(arm.commands), time.monotonic()
+    os.kill(child, signal.SIGKILL)
+    fault = status.wait(lambda s: values(s)['state'] == 'fault', what='fault')
+    assert 'PolicyLost' in values(fault)['reason']
+    arm.pause(judge.stop_s + SLACK_S)
+    steps = steps_of(arm.commands[heard - 1 :])
+    last = int(np.flatnonzero(steps)[-1])
+    standstill_s = arm.commands[heard + last][0] - began_s
+    print(f'killed policy | {standstill_s:.2f} s')
+    longest_s = 2 * judge.period_s
+    assert steps[last] <= judge.acceleration[0] * longest_s**2  # slowed down, not cut off
+    # It is noticed at the next decision.
+    assert standstill_s <= 0.5 + judge.stop_s + SLACK_S
+    process.send_signal(signal.SIGINT)
+    text, _ = process.communicate(timeout=20)
+    assert process.returncode == 0, text
 
 
 def test_a_killed_process_sends_nothing_more_and_nothing_slows_the_robot_down(moving):
