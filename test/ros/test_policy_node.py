@@ -17,6 +17,7 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import SetParameters
 import rclpy
+from rclpy.duration import Duration
 from rclpy.parameter import Parameter
 from rclpy.time import Time
 from sensor_msgs.msg import CompressedImage, Image, JointState
@@ -451,6 +452,47 @@ def test_diagnostics_name_every_component_with_its_figures(robot, drive):
     assert 0 < float(latency['p50_ms']) < 100
     top = driver.component('observation/top', lambda s: float(driver.values(s)['rate_hz']) > 5)
     assert top.hardware_id == 'pusht'
+
+
+def test_figures_are_of_the_time_since_the_last_enabling(robot, drive):
+    engine = StandIn()
+    engine.actions = np.full((CHUNK, 2), 530.0, np.float32)  # is clamped
+    driver = drive(engine)
+    driver.activate()
+    driver.wait_ready()
+    assert driver.enable().success
+    driver.component('inference', lambda s: int(driver.values(s)['count']) >= 20)
+    assert driver.enable(False).success
+    driver.wait_state('disarmed')
+    driver.diagnostics.clear()
+    before = driver.component('limiter', lambda s: s.level == DiagnosticStatus.WARN)
+    assert driver.enable().success
+    driver.diagnostics.clear()
+    begun = driver.component('inference', lambda s: int(driver.values(s)['count']) > 0)
+    assert int(driver.values(begun)['count']) < 20
+    after = driver.component('limiter', lambda s: s.level == DiagnosticStatus.WARN)
+    key = 'clamped x, position'
+    assert int(driver.values(after)[key]) < int(driver.values(before)[key])
+
+
+def test_diagnostics_tell_how_old_a_stream_is_and_how_far_it_lags(robot, drive):
+    def late(pixels):
+        image = robot.raw(pixels)
+        stamp = Time.from_msg(robot.header().stamp) - Duration(nanoseconds=100_000_000)
+        image.header.stamp = stamp.to_msg()
+        return image
+
+    robot.encode = late
+    driver = drive()
+    driver.activate()
+    driver.wait_ready()
+    driver.diagnostics.clear()
+    top = driver.values(driver.component('observation/top'))
+    joints = driver.values(driver.component('observation//joint_states'))
+    assert 100 <= float(top['age_ms']) <= float(top['max_age_ms'])
+    assert float(top['skew_ms']) >= 100 - float(joints['age_ms']) - 50
+    assert float(joints['age_ms']) < 100 + float(top['skew_ms'])
+    assert top['lost'] == joints['lost'] == '0'
 
 
 def test_enable_parameter_arms_as_soon_as_the_streams_are_there(graph, drive):
