@@ -148,3 +148,23 @@ def test_courses_are_sent_once_a_plan_and_a_stop_comes_point_by_point(rig):
     for message in courses:
         check_course(one, message)
     one.check_limits()
+
+
+@pytest.mark.parametrize('spec', [VELOCITIES, COURSES], ids=['velocities', 'courses'])
+def test_an_emergency_stop_ends_what_would_move_the_robot_on(rig, spec):
+    one = rig(spec).start()
+    one.until(lambda: one.ticks[-1].is_policy, 'motion')
+    one.node.pipeline.estop(True)
+    one.wait('fault', 'emergency stop')
+    one.arm.pause(0.2)  # the last command is on the way
+    last = one.arm.commands[-1][1]
+    if spec is VELOCITIES:
+        assert list(last.data) == [0.0, 0.0]
+    else:
+        times, _, velocities = course_of(last)
+        assert begins(last) == 0  # at once, in place of the course
+        assert times[-1] <= spec.action.command_options.stop_s
+        assert (velocities[-1] == 0).all()
+    sent = len(one.arm.commands)
+    one.arm.pause(0.3)
+    assert len(one.arm.commands) == sent

@@ -50,6 +50,9 @@ class Outputs(Protocol):
     def follow(self, values: NDArray[np.float64], course: Chunk | None) -> None:
         """Let the arm follow a course, sent once when it is not None; the gripper takes (A,)."""
 
+    def rest(self) -> None:
+        """End what was sent and would move the robot on: nothing follows."""
+
     def plan(self, chunk: Chunk) -> None:
         """Show the chunk that is executed from now on."""
 
@@ -343,6 +346,8 @@ class Pipeline:
             self._idle.clear()
             self._command(now_ns, outcome)
         elif values is None:
+            if self._sent is not None:
+                self._outputs.rest()  # an emergency stop comes while the robot moves
             self._course = None
             self._idle.set()
         else:

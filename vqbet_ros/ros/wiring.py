@@ -186,6 +186,10 @@ class Wiring:
         """Send a course, and (A,) for what follows none."""
         self._commands.follow(values, course, self._now_ns())
 
+    def rest(self) -> None:
+        """Send velocities of zero, or how a course ends at once; nothing after places."""
+        self._commands.stop(self._now_ns())
+
     def plan(self, chunk: Chunk) -> None:
         """Publish the chunk; each point's time is when it is due."""
         header = Header(stamp=Time(nanoseconds=chunk.t_obs_ns).to_msg())
