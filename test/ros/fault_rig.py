@@ -17,6 +17,7 @@ from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool, Trigger
 from vqbet_ros.ros.policy_node import PolicyNode
+from vqbet_ros.runtime.supervisor import State
 from vqbet_ros.spec import RobotSpec
 
 SLACK_S = 0.5  # what a busy machine may add to any time: threads that wait for their turn
@@ -223,7 +224,11 @@ class Rig:
         def tick(now_ns: int, reasons: Any = (), facts: Any = None) -> Any:
             outcome = decide(now_ns, reasons, facts)
             clock_ns = now_ns if facts.steady_ns is None else facts.steady_ns
-            goes_on = before[0] and clock_ns != before[0]  # simulated time may stand still
+            # Simulated time may stand still, and is counted anew from each enabling on.
+            last = self.ticks[-1].outcome if self.ticks else None
+            idle = getattr(last, 'state', None) in (State.DISARMED, State.FAULT)
+            anew = facts.steady_ns is None and idle
+            goes_on = before[0] and clock_ns != before[0] and not anew
             step_s = max(0, clock_ns - before[0]) / 1e9 if goes_on else period_s
             before[0] = clock_ns
             step_s = min(max(step_s, 0.5 * period_s), 2.0 * period_s)
