@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from vqbet_ros.errors import ConfigError
 from vqbet_ros.resources import resource
+from vqbet_ros.runtime.axis import Refused
 from vqbet_ros.runtime.cartesian_limiter import CartesianLimiter
-from vqbet_ros.runtime.limiter import Refused
 from vqbet_ros.runtime.point import rotation_matrix, rotation_vector
 from vqbet_ros.runtime.rotation import from_matrix, matrix
 from vqbet_ros.runtime_spec import CartesianSettings, LimiterSettings

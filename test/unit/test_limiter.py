@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from vqbet_ros.errors import ConfigError
 from vqbet_ros.message_types import twist_channels
-from vqbet_ros.runtime.limiter import Limiter, Refused
+from vqbet_ros.runtime.axis import Refused
+from vqbet_ros.runtime.limiter import Limiter
 from vqbet_ros.runtime_spec import LimiterSettings
 from vqbet_ros.spec import GripperSpec, JointLimits, RobotSpec
 

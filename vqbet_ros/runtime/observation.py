@@ -28,7 +28,6 @@ __all__ = ['CLOCK_RESET_NS', 'Frame', 'Observation', 'ObservationBuffer']
 CLOCK_RESET_NS = 1_000_000_000
 """A stamp further back than this is a clock that was set back, not a late message."""
 
-
 _Taken = dict[str, tuple[Sample, ...]]
 _OPEN = GateSettings()
 
@@ -62,7 +61,7 @@ class ObservationBuffer:
             raise ValueError(f'history: got {history}, expected 1 or more')
         if not 0 <= jitter_ns < spec.period_ns / 2:
             raise ValueError(f'jitter_ns: got {jitter_ns}, expected 0 to half a period')
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._spec = spec
         self._history = history
         self._jitter_ns = jitter_ns
@@ -105,7 +104,7 @@ class ObservationBuffer:
             sample_ns = (stamp_ns or receive_ns) - target.spec.latency_ns
             if target.newest_ns is not None and sample_ns < target.newest_ns - CLOCK_RESET_NS:
                 target.counts.clock_resets += 1
-                self._forget()
+                self.forget()
             if self._start_ns is not None and sample_ns < self._start_ns:
                 target.counts.before_reset += 1
                 return False
@@ -140,7 +139,9 @@ class ObservationBuffer:
     def forget(self) -> None:
         """Begin without any sample, as when the clock was set: stamps of before mean nothing."""
         with self._lock:
-            self._forget()
+            self._start_ns = None
+            for stream in self._streams.values():
+                stream.forget_all()
 
     def check(self, now_ns: int) -> list[Reason]:
         """Say which streams are missing, stale or unreadable now, and what else is not trusted.
@@ -270,11 +271,6 @@ class ObservationBuffer:
                 stream.note_good(sample)
 
         return read
-
-    def _forget(self) -> None:
-        self._start_ns = None
-        for stream in self._streams.values():
-            stream.forget_all()
 
     def _taken(self) -> _Taken:
         return {name: tuple(stream.samples) for name, stream in self._streams.items()}

@@ -19,12 +19,13 @@ import threading
 import numpy as np
 from numpy.typing import NDArray
 from vqbet_ros.errors import ConfigError, listed
+from vqbet_ros.runtime.axis import Refused
 from vqbet_ros.runtime.cartesian_limiter import CartesianLimiter
 from vqbet_ros.runtime.chunk import Chunk
 from vqbet_ros.runtime.chunk_check import ChunkCheck
 from vqbet_ros.runtime.gate import Reason, ReasonKind
 from vqbet_ros.runtime.interpolation import Start
-from vqbet_ros.runtime.limiter import Limiter, Refused
+from vqbet_ros.runtime.limiter import Limiter
 from vqbet_ros.runtime.outcome import Command, Hold, State
 from vqbet_ros.runtime.plan import Plan
 from vqbet_ros.runtime.ramp import Ramp
