@@ -11,6 +11,7 @@ pytest.importorskip('rclpy', reason="needs rclpy: extra 'ros' or a sourced ROS 2
 
 from fault_judge import seconds
 import fault_robot as fault
+from lifecycle_msgs.msg import Transition
 import numpy as np
 import rclpy
 from rclpy.context import Context
@@ -18,6 +19,14 @@ from std_msgs.msg import Bool, Float64MultiArray
 
 pytest_plugins = ['fault_rig']
 LOOK_S = 0.5  # that often the node looks who is on its topics
+
+
+def wait_until(one, condition):
+    """Wait while there are no ticks."""
+    deadline_s = time.monotonic() + 10.0
+    while not condition():
+        assert time.monotonic() < deadline_s
+        one.arm.pause(0.02)
 
 
 def test_disabling_stops_within_the_limits(rig):
@@ -55,6 +64,24 @@ def test_an_emergency_stop_silences_the_node_at_once(rig):
     estop.publish(Bool(data=False))
     one.recover()
     one.check_limits()
+
+
+def test_an_emergency_stop_outlives_the_configuration(rig):
+    one = rig()
+    estop = one.arm.node.create_publisher(Bool, '/policy_node/estop', 5)
+    wait_until(one, lambda: estop.get_subscription_count() > 0)
+    estop.publish(Bool(data=True))  # the node is not even configured
+    wait_until(one, lambda: one.node._estop.pressed)
+    for _ in range(2):
+        one.activate()
+        answer = one.enable()
+        assert not answer.success
+        assert 'emergency stop' in answer.message
+        assert one.change(Transition.TRANSITION_DEACTIVATE)
+        assert one.change(Transition.TRANSITION_CLEANUP)
+    estop.publish(Bool(data=False))
+    wait_until(one, lambda: not one.node._estop.pressed)
+    one.start()
 
 
 @pytest.mark.parametrize('how', ['released', 'silent'])

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+import os
 import signal
 import sys
 import traceback
@@ -13,6 +14,8 @@ from vqbet_ros.errors import VqbetError
 from vqbet_ros.policy.device import pick_device
 from vqbet_ros.policy.engine import Engine
 from vqbet_ros.policy.remote import Facts, Key, Question
+
+_NICE = 5  # where cores are few, messages and commands go before plans
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,7 @@ def main() -> int:
     # Ctrl-C reaches all processes of a terminal; this one is needed until the robot stands.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    os.nice(_NICE)
     Server(Connection(int(sys.argv[1]))).serve()
     return 0
 

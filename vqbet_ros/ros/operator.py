@@ -1,34 +1,34 @@
-"""What the operator's hands do: emergency stop and deadman switch, as topics."""
+"""What the operator's hands do: emergency stop and deadman switch, as topics.
 
+A switch that comes as a message is no safety function: the arm's own emergency stop stays in
+reach.
+"""
+
+from collections.abc import Callable
 from typing import Any
 
 from rclpy.node import Node
 from std_msgs.msg import Bool
 from vqbet_ros.ros import qos
-from vqbet_ros.ros.pipeline import Pipeline
 
 
-class Operator:
-    """Hands `~/estop` and, where the spec has a timeout for it, `~/deadman` to a pipeline.
-
-    A switch that comes as a message is no safety function: the arm's own emergency stop stays in
-    reach.
+class Switch:
+    """A topic that says whether something is pressed.
 
     Args:
         node: Subscribes.
-        pipeline: Is told.
+        topic: Name.
+        tell: Called with each message's content.
+
+    Attributes:
+        pressed: What was heard last.
     """
 
-    def __init__(self, node: Node, pipeline: Pipeline) -> None:
-        self._node = node
-        topics = {'~/estop': pipeline.estop}
-        if pipeline.spec.runtime.watch.deadman_timeout_s is not None:
-            topics['~/deadman'] = pipeline.deadman
+    def __init__(self, node: Node, topic: str, tell: Callable[[bool], object]) -> None:
+        self.pressed = False
+        self._node, self._tell = node, tell
         self._subscriptions: list[Any] = [
-            node.create_subscription(
-                Bool, topic, lambda message, tell=tell: tell(message.data), profile
-            )
-            for topic, tell in topics.items()
+            node.create_subscription(Bool, topic, self._on_message, profile)
             for profile in qos.OPERATOR
         ]
 
@@ -37,3 +37,7 @@ class Operator:
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
         self._subscriptions = []
+
+    def _on_message(self, message: Bool) -> None:
+        self.pressed = bool(message.data)
+        self._tell(self.pressed)

@@ -24,6 +24,7 @@ from vqbet_ros.ros import qos
 from vqbet_ros.ros.checkpoints import load_engine
 from vqbet_ros.ros.diagnostics import diagnostic
 from vqbet_ros.ros.inference import PolicyEngine
+from vqbet_ros.ros.operator import Switch
 from vqbet_ros.ros.parameters import declare
 from vqbet_ros.ros.pipeline import Pipeline
 from vqbet_ros.ros.policy_parameters import PolicyParameters
@@ -73,6 +74,8 @@ class PolicyNode(LifecycleNode):
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', qos.STATUS)
         self.create_service(SetBool, '~/enable', self._on_enable)
         self.create_service(Trigger, '~/reset', self._on_reset)
+        # In every state: what is pressed stays pressed while the node is configured anew.
+        self._estop = Switch(self, '~/estop', self._on_estop)
         # Also while simulated time stands still it says so.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(1.0, self._on_second, clock=steady)
@@ -168,7 +171,8 @@ class PolicyNode(LifecycleNode):
         self._reporter = Reporter(
             self.get_fully_qualified_name(), self.get_name(), self._wiring.pipeline.spec.robot
         )
-        # What is loaded stays: walking through torch's objects would stop all threads for 40 ms.
+        self._on_estop(self._estop.pressed)
+        # What is loaded stays: walking through all of it again would stop all threads for a while.
         gc.collect()
         gc.freeze()
 
@@ -204,6 +208,10 @@ class PolicyNode(LifecycleNode):
         response.success = not causes
         response.message = '; '.join(map(str, causes)) or 'disarmed'
         return response
+
+    def _on_estop(self, pressed: bool) -> None:
+        if self.pipeline is not None:
+            self.pipeline.estop(pressed)
 
     def _on_second(self) -> None:
         self.changed()

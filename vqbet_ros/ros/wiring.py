@@ -22,7 +22,7 @@ from vqbet_ros.ros.commands.commands import Commands
 from vqbet_ros.ros.goals import Goals
 from vqbet_ros.ros.inputs import Input
 from vqbet_ros.ros.neighbours import Neighbours
-from vqbet_ros.ros.operator import Operator
+from vqbet_ros.ros.operator import Switch
 from vqbet_ros.ros.pipeline import LONGEST_STOP_S, Pipeline
 from vqbet_ros.ros.policy_parameters import PolicyParameters
 from vqbet_ros.ros.report import warm_up_report
@@ -112,7 +112,8 @@ class Wiring:
             self._commands.close,
             functools.partial(node.destroy_lifecycle_publisher, self._plan),
         ]
-        self._undo.append(Operator(node, self.pipeline).destroy)
+        if spec.runtime.watch.deadman_timeout_s is not None:
+            self._undo.append(Switch(node, '~/deadman', self.pipeline.deadman).destroy)
         for part in spec.streams:
             self.inputs.append(Input(node, part, self.pipeline))
             self._undo.append(self.inputs[-1].destroy)
