@@ -59,7 +59,7 @@ class DemoMonitor:
             (DiagnosticStatus, '/policy_node/status', self._take_status, qos.STATUS),
             (DiagnosticArray, '/diagnostics', self._take_diagnostics, qos.STATUS),
             (Float64MultiArray, spec.action.command_topic, self._take_command, qos.COMMAND),
-            (Image, camera, self._take_image, qos.SENSOR_INPUT),
+            (Image, camera, self._take_image, qos.sensor_input()),
         ):
             self._node.create_subscription(kind, topic, take, profile)
         self._failure: BaseException | None = None

@@ -53,7 +53,7 @@ class Input:
             _TYPES[part.type],
             part.topic,
             self._with_info if HAS_MESSAGE_INFO else self._without_info,
-            qos.SENSOR_INPUT,
+            qos.sensor_input(part.rate_hz),
             raw=True,
         )
 

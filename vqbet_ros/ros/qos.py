@@ -2,13 +2,23 @@
 
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
-SENSOR_INPUT = QoSProfile(
-    history=HistoryPolicy.KEEP_LAST,
-    depth=5,
-    reliability=ReliabilityPolicy.BEST_EFFORT,
-    durability=DurabilityPolicy.VOLATILE,
-)
-"""Subscriptions to sensors: best effort matches every publisher."""
+_BUSY_S = 0.2
+
+
+def sensor_input(rate_hz: float = 0.0) -> QoSProfile:
+    """Return how a sensor is subscribed to: best effort matches every publisher.
+
+    Args:
+        rate_hz: Of the sensor. What comes in while the machine is busy for a fifth of a second,
+            and 5 messages in any case, is kept until it is taken.
+    """
+    return QoSProfile(
+        history=HistoryPolicy.KEEP_LAST,
+        depth=max(5, round(_BUSY_S * rate_hz)),
+        reliability=ReliabilityPolicy.BEST_EFFORT,
+        durability=DurabilityPolicy.VOLATILE,
+    )
+
 
 SENSOR_OUTPUT = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,

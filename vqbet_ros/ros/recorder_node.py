@@ -73,7 +73,7 @@ class RecorderNode(Node):
             {command: getattr(values, f'joy_{command}') for command in COMMANDS}
         )
         if values.joy_topic:
-            self.create_subscription(Joy, values.joy_topic, self._on_joy, qos.SENSOR_INPUT)
+            self.create_subscription(Joy, values.joy_topic, self._on_joy, qos.sensor_input())
         # Not on the node's clock: a paused simulation must not silence the recorder.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._more = self.create_guard_condition(self._on_poll)
