@@ -4,10 +4,10 @@ Legend: B batch, h history steps, n cameras, F features, S state channels, W chu
 channels, G code layers, H x W_px an image.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import logging
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,8 @@ from vqbet_ros.policy.checkpoint import load_checkpoint
 from vqbet_ros.policy.feature_rows import FeatureRows, Key, NOTHING
 from vqbet_ros.policy.graphs import GraphRunner
 from vqbet_ros.policy.heads import gumbel_noise, Stay
+from vqbet_ros.policy.interface import Frame, Observation, PolicyOutput
 from vqbet_ros.policy.onnx_runner import OnnxRunner
-from vqbet_ros.policy.output import PolicyOutput
 from vqbet_ros.policy.packed import Numbers, Precision
 from vqbet_ros.policy.policy import Goal, Policy
 from vqbet_ros.policy.runner import Question, Runner
@@ -31,34 +31,6 @@ GRAPH = 'policy.onnx'
 log = logging.getLogger(__name__)
 KEPT = 4
 """Observations whose frames there is room for: a camera may be faster than the policy."""
-
-
-class Frame(Protocol):
-    """One camera image; `stamp_ns` and the camera's name identify it."""
-
-    @property
-    def stamp_ns(self) -> int:
-        """Time of exposure."""
-
-    @property
-    def image(self) -> NDArray[np.uint8]:
-        """(H, W_px, 3) uint8 RGB of the spec's size."""
-
-
-class Observation(Protocol):
-    """What the engine reads of an observation; see `runtime.observation.Observation`."""
-
-    @property
-    def frames(self) -> Sequence[Mapping[str, Frame] | None]:
-        """H steps, oldest first: frames by camera name, None where the step is not valid."""
-
-    @property
-    def state(self) -> NDArray[np.float32]:
-        """(h, S) in the robot's units."""
-
-    @property
-    def valid(self) -> NDArray[np.bool_]:
-        """(h,), False for steps before the episode began."""
 
 
 class Engine:

@@ -8,7 +8,8 @@ core keeps the others waiting with it. Here it is another process that waits.
                          ── picture ──────────────►
                          ◄── answer ──────────────
 
-This half needs no torch.
+This half needs no torch. What goes to and fro is pickled by `multiprocessing`: both ends are this
+package's, and nobody else has the pair of sockets between them.
 """
 
 from collections.abc import Mapping
@@ -17,44 +18,15 @@ from multiprocessing.connection import Connection
 import socket
 import subprocess
 import sys
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from vqbet_ros.policy.output import PolicyOutput
+from vqbet_ros.policy.feature_rows import Key
+from vqbet_ros.policy.interface import Frame, Observation, PolicyOutput
 from vqbet_ros.spec import RobotSpec
 
-Key = tuple[str, int]
-"""A camera's name and a frame's stamp in ns."""
 _LAST_WORDS_S = 1.0  # a process that broke off the connection is about to end
-
-
-class Frame(Protocol):
-    """One camera image; see `engine.Frame`."""
-
-    @property
-    def stamp_ns(self) -> int:
-        """Time of exposure."""
-
-    @property
-    def image(self) -> NDArray[np.uint8]:
-        """(H, W_px, 3) uint8 RGB."""
-
-
-class Observation(Protocol):
-    """What is read of an observation; see `engine.Observation`."""
-
-    @property
-    def frames(self) -> Any:
-        """H steps, oldest first: frames by camera name, None where the step is not valid."""
-
-    @property
-    def state(self) -> NDArray[np.float32]:
-        """(h, S) in the robot's units."""
-
-    @property
-    def valid(self) -> NDArray[np.bool_]:
-        """(h,), False for steps before the episode began."""
 
 
 @dataclass(frozen=True)

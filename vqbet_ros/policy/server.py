@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from vqbet_ros.errors import VqbetError
 from vqbet_ros.policy.device import pick_device
 from vqbet_ros.policy.engine import Engine
-from vqbet_ros.policy.remote import Facts, Key, Question
+from vqbet_ros.policy.feature_rows import Key
+from vqbet_ros.policy.remote import Facts, Question
 
 _NICE = 5  # where cores are few, messages and commands go before plans
 
