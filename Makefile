@@ -88,10 +88,15 @@ demo: $(STAMP)
 	$(SWEEP)
 	$(BIN)/vqbet demo $(ARGS)
 
+# Tests that need no ROS share the cores; of the others time counts, so each has the machine alone.
+define TESTS
+OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal test/test_repo.py test/unit
+$(BIN)/python -m pytest test/ros test/launch
+endef
 test: $(STAMP)
 	$(SWEEP)
 	$(ISOLATE)
-	$(BIN)/python -m pytest $(ARGS)
+	$(if $(ARGS),$(BIN)/python -m pytest $(ARGS),$(TESTS))
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -79,6 +79,7 @@ setup(
             'mypy>=2.4',
             *ONNX,
             'pytest>=8.0',
+            'pytest-xdist>=3.6',
             'ruff>=0.17',
             'types-PyYAML>=6.0.12',
             'vector-quantize-pytorch>=1.20',

@@ -9,6 +9,7 @@ from engine_parts import (
     assert_same,
     CONFIG,
     HISTORY,
+    KEYPOINTS,
     make_engine,
     Observation,
     Recording,
@@ -85,6 +86,24 @@ def test_one_run_a_plan_once_the_history_is_known(checkpoint):
         other._noise(1)
     expected = other.decode(other.encode(images)[None], torch.from_numpy(state)[None], None)
     assert_same(output, expected)
+
+
+def test_a_policy_without_cameras(tmp_path):
+    config = replace(CONFIG, goal_steps=0, goal_state=False, temperature=1.0)
+    policy = make_engine(config, KEYPOINTS).policy
+    save_checkpoint(tmp_path, policy, card='', training={})
+    export(policy, tmp_path / GRAPH, temperature=1.0, cases=2)
+    engine, other = Engine.load(tmp_path), Engine.load(tmp_path, precision='float32')
+    assert isinstance(engine._runner, OnnxRunner)
+    engine.warm_up()
+    rng = np.random.default_rng(0)
+    for known in range(1, HISTORY + 1):
+        state = rng.uniform(0, 512, (HISTORY, KEYPOINTS.state_dim)).astype(np.float32)
+        valid = np.arange(HISTORY) >= HISTORY - known
+        observation = Observation(tuple({} if v else None for v in valid), state, valid)
+        first, second = (e.plan(observation, running=0, hysteresis=0.1) for e in (engine, other))
+        np.testing.assert_array_equal(first.codes, second.codes)
+        np.testing.assert_allclose(first.actions, second.actions, rtol=1e-4, atol=1e-2)
 
 
 def test_a_graph_of_another_policy_is_not_used(checkpoint, tmp_path, caplog):

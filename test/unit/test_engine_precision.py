@@ -44,20 +44,38 @@ def test_trained_policies_decide_the_same_with_half_the_bits(model):
     if half.numbers.packing != 'float16':
         pytest.skip('this PyTorch has no such layers for this CPU')
     assert exact.numbers.packing != 'float16'
-    table = half.policy.stats['action']
+    same, error = compare(exact, half)
+    assert same >= 0.995
+    assert 0.0 < error < 1e-2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('model', ['pusht_image', 'pusht_state'])
+def test_the_graphs_that_come_with_the_package_decide_as_their_policies(model):
+    pytest.importorskip('onnxruntime')
+    path = resource(f'models/{model}')
+    graph, exact = Engine.load(path), Engine.load(path, precision='float32')
+    assert graph.runtime == 'ONNX Runtime', 'made anew by: vqbet export onnx models/...'
+    same, error = compare(exact, graph)
+    assert same >= 0.995
+    assert error < 1e-4
+
+
+def compare(exact, other):
+    """Return the share of decisions with the same codes, and their largest error, of the range."""
+    table = exact.policy.stats['action']
     spread = np.subtract(table.max, table.min)
     same, errors = [], []
     for seed in range(EPISODES):
         exact.reset()
-        half.reset()
+        other.reset()
         eyes = Eyes(exact, 1000 + seed)
         for _ in range(STEPS):
             observation = eyes.observe()
-            one, other = (engine.plan(observation) for engine in (exact, half))
-            same.append(np.array_equal(one.codes, other.codes))
+            first, second = (engine.plan(observation) for engine in (exact, other))
+            same.append(np.array_equal(first.codes, second.codes))
             if same[-1]:
-                errors.append(np.abs(one.actions - other.actions) / spread)
-            eyes.world.step(one.actions[0])
+                errors.append(np.abs(first.actions - second.actions) / spread)
+            eyes.world.step(first.actions[0])
     assert len(same) == EPISODES * STEPS
-    assert np.mean(same) >= 0.995
-    assert 0.0 < np.max(errors) < 1e-2
+    return np.mean(same), np.max(errors)

@@ -39,6 +39,7 @@ def test_onnx_runtime_gives_what_the_policy_gives(tmp_path, config, spec, temper
     dims = [d for v in (*graph.input, *graph.output) for d in v.type.tensor_type.shape.dim]
     assert all(dim.dim_value > 0 for dim in dims)  # nothing dynamic
     assert ('noise' in [value.name for value in graph.input]) == (temperature > 0)
+    assert b'.py' not in path.read_bytes()  # no tracebacks, with the paths of who exported it
     assert [p.name for p in tmp_path.iterdir()] == ['policy.onnx']
 
 

@@ -15,7 +15,7 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         'inference',
         help='how long a decision takes',
-        description='Measures decisions one after the other, each on an observation with one new '
+        description='Measures decisions, each on an observation with one new '
         'frame a camera: from uint8 pictures and a state to a chunk of actions in memory. Without '
         "a checkpoint: random weights in the configuration of LeRobot's VQ-BeT for PushT (5 steps "
         'of history, chunks of 5, ResNet-18, 8 layers, 512 wide).',
@@ -32,6 +32,13 @@ def add_parser(subparsers: Any) -> None:
         type=int,
         default=1000,
         help=f'decisions, at least {LEAST_CALLS} (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--rate',
+        metavar='HZ',
+        type=float,
+        help='decide this often, as on a robot: in between others use the caches (default: one '
+        'decision after the other)',
     )
     parser.add_argument(
         '--precision',
@@ -51,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
     """Measure; returns the exit status."""
     if args.calls < LEAST_CALLS:
         args.parser.error(f'--calls must be at least {LEAST_CALLS}, got {args.calls}')
+    if args.rate is not None and args.rate <= 0:
+        args.parser.error(f'--rate must be more than 0, got {args.rate}')
     if args.onnx and (args.checkpoint or args.precision or args.device == 'cuda'):
         args.parser.error('--onnx goes with neither a checkpoint, --precision nor cuda')
     if args.checkpoint is not None and args.set:
@@ -82,10 +91,11 @@ def run(args: argparse.Namespace) -> int:
     timer = EngineTimer(engine, args.seed)
     timer.warm_up()
     about = machine()
-    timer.run(args.calls)
+    timer.run(args.calls, 0.0 if args.rate is None else 1.0 / args.rate)
     figures = {
         'policy': 'peer' if args.checkpoint is None else str(args.checkpoint),
         **timer.figures(),
+        'rate_hz': args.rate,
         'seed': args.seed,
         **about,
     }

@@ -137,12 +137,13 @@ class EngineTimer:
         self.run(WARM_UP_CALLS)
         self.durations_s.clear()
 
-    def run(self, calls: int) -> None:
-        """Time so many decisions more."""
+    def run(self, calls: int, period_s: float = 0.0) -> None:
+        """Time so many decisions more, begun a period after each other where they are shorter."""
         for observation in islice(self._observations, calls):
             started_s = time.perf_counter()
             self.engine.plan(observation)
             self.durations_s.append(time.perf_counter() - started_s)
+            time.sleep(max(0.0, period_s - self.durations_s[-1]))
 
     def figures(self) -> dict[str, Any]:
         """Describe engine and durations; keys as `vqbet bench inference` has them."""

@@ -17,7 +17,14 @@ def add_parser(subparsers: Any) -> None:
         'The file is written once ONNX Runtime gives the same numbers as the policy.',
     )
     parser.add_argument('checkpoint', metavar='CHECKPOINT', type=Path, help='a directory')
-    parser.add_argument('file', metavar='FILE', type=Path, help='the ONNX file to write')
+    parser.add_argument(
+        'file',
+        metavar='FILE',
+        type=Path,
+        nargs='?',
+        help='the ONNX file to write (default: CHECKPOINT/policy.onnx, which the node then runs '
+        'on a CPU)',
+    )
     parser.add_argument(
         '--temperature',
         metavar='T',
@@ -35,25 +42,27 @@ def run(args: argparse.Namespace) -> int:
     import onnxscript  # noqa: F401
     from vqbet_ros.errors import ConfigError
     from vqbet_ros.policy.checkpoint import load_checkpoint
+    from vqbet_ros.policy.engine import GRAPH
     from vqbet_ros.policy.onnx_export import export
 
     policy = load_checkpoint(args.checkpoint, 'cpu').policy.eval().requires_grad_(False)
     temperature = policy.config.temperature if args.temperature is None else args.temperature
     if not 0.0 <= temperature < float('inf'):
         raise ConfigError(f'--temperature: got {temperature}, expected a number of at least 0')
-    args.file.parent.mkdir(parents=True, exist_ok=True)
-    agreement = export(policy, args.file, temperature=temperature)
-    graph = onnx.load(args.file).graph
+    file = args.checkpoint / GRAPH if args.file is None else args.file
+    file.parent.mkdir(parents=True, exist_ok=True)
+    agreement = export(policy, file, temperature=temperature)
+    graph = onnx.load(file).graph
     result = {
-        'file': str(args.file),
-        'size_mb': args.file.stat().st_size / 1e6,
+        'file': str(file),
+        'size_mb': file.stat().st_size / 1e6,
         'temperature': temperature,
         'onnxruntime': onnxruntime.__version__,
         'inputs': {value.name: _shape(value) for value in graph.input},
         'outputs': {value.name: _shape(value) for value in graph.output},
         **dataclasses.asdict(agreement),
     }
-    print(f'{args.file}: {result["size_mb"]:.1f} MB')
+    print(f'{file}: {result["size_mb"]:.1f} MB')
     for kind in ('inputs', 'outputs'):
         for name, shape in result[kind].items():
             print(f'  {kind[:-1]:6} {name:24} {shape}')

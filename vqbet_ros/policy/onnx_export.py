@@ -228,9 +228,13 @@ def fingerprint(policy: Policy, temperature: float) -> str:
 
 
 def _sign(path: Path, text: str) -> None:
+    """Say whose graph it is; take out the tracebacks, with paths of this machine, of its nodes."""
     import onnx  # an extra
 
     model = onnx.load(path)
+    graph = model.graph
+    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info):
+        del part.metadata_props[:]
     entry = model.metadata_props.add()
     entry.key, entry.value = FINGERPRINT, text
     onnx.save(model, path)

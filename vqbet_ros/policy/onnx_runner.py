@@ -43,6 +43,8 @@ class OnnxRunner:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
+        # Its threads wait for each other awake, which is fast; between decisions they sleep.
+        options.add_session_config_entry('session.force_spinning_stop', '1')
         try:
             self._session = onnxruntime.InferenceSession(
                 path, options, providers=['CPUExecutionProvider']
@@ -89,7 +91,7 @@ class OnnxRunner:
 
     def decide(self, question: Question) -> Answer:
         """See `Runner.decide`."""
-        rows = np.array(question.rows, dtype=np.int64).reshape(-1, len(self._cameras))
+        rows = np.array(question.rows, dtype=np.int64)  # (h, n)
         for step in rows[:-1]:
             if self._waiting & set(step.tolist()):
                 self._run(question, rows, step)
