@@ -52,7 +52,7 @@ def where(result: Result) -> str:
 
 
 def peers(kind: str, results: Path, note: str = '') -> str:
-    """Return the table of one comparison with the peers, the slowest of which has its own run."""
+    """Return the table of one comparison with the peers."""
     head = ('where', 'policy', 'parameters', 'median, ms', 'p99, ms', 'calls', 'times ours')
     rows: list[Row] = []
     for device, name in DEVICES.items():
@@ -70,27 +70,22 @@ def peers(kind: str, results: Path, note: str = '') -> str:
                 str(row['calls']),
                 f'{row["times_ours"]:.1f}' if row['times_ours'] != 1 else '',
             )
-            for row in rows_of(kind, result, results)
+            for row in result['rows']
         ]
     return markdown(head, rows)
 
 
-def rows_of(kind: str, result: Result, results: Path) -> list[Result]:
-    """Return the rows of a comparison and those that only its run with slow ones has."""
-    slow = newest(f'{kind}_slow', result['device'], results) or {'rows': []}
-    names = {row['name'] for row in result['rows']}
-    return [*result['rows'], *(row for row in slow['rows'] if row['name'] not in names)]
-
-
 def inference(results: Path) -> str:
     """Return the table of decisions of ours alone."""
-    head = ('where', 'cameras', 'by', 'numbers', 'median, ms', 'p99, ms', 'calls')
+    head = ('where', 'cameras', 'by', 'numbers', 'asked', 'median, ms', 'p99, ms', 'calls')
     kinds = {
-        'inference': ('one of 96x96', 'PyTorch'),
-        'inferencefloat32': ('one of 96x96', 'PyTorch'),
         'inferenceonnx': ('one of 96x96', 'ONNX Runtime'),
-        'inference224': ('two of 224x224', 'PyTorch'),
+        'inferenceonnx10hz': ('one of 96x96', 'ONNX Runtime'),
+        'inference': ('one of 96x96', 'PyTorch'),
+        'inference10hz': ('one of 96x96', 'PyTorch'),
+        'inferencefloat32': ('one of 96x96', 'PyTorch'),
         'inference224onnx': ('two of 224x224', 'ONNX Runtime'),
+        'inference224': ('two of 224x224', 'PyTorch'),
     }
     rows: list[Row] = []
     for device, name in DEVICES.items():
@@ -100,9 +95,11 @@ def inference(results: Path) -> str:
                 figures = (milliseconds(result[key]) for key in ('p50_ms', 'p99_ms'))
                 calls = str(result['calls'])
                 numbers = result.get('numbers', result['dtype'])
-                rows.append((where(result), cameras, runtime, numbers, *figures, calls))
+                rate = result.get('rate_hz')
+                asked = f'{rate:g} a second' if rate else 'at once'
+                rows.append((where(result), cameras, runtime, numbers, asked, *figures, calls))
             elif device == 'cpu' or kind in ('inference', 'inference224'):
-                rows.append((name, cameras, runtime, '', OPEN, '', ''))
+                rows.append((name, cameras, runtime, '', '', OPEN, '', ''))
     return markdown(head, rows)
 
 
