@@ -55,10 +55,15 @@ class JointLimits:
     def __post_init__(self) -> None:
         """Refuse empty ranges and limits that are not positive."""
         low, high = self.position
+        # Without an end, no stop before it can be planned, and no share of the range be told.
+        ends = math.isfinite(low) and math.isfinite(high) and low < high
         require(
-            (low < high, f'position: got [{low}, {high}], expected [lower, higher]'),
+            (ends, f'position: got [{low}, {high}], expected [lower, higher], both finite'),
             *(
-                (limit is None or limit > 0, f'{name}: got {limit}, expected more than 0')
+                (
+                    limit is None or positive(limit),
+                    f'{name}: got {limit}, expected more than 0, or null',
+                )
                 for name, limit in (
                     ('velocity', self.velocity),
                     ('acceleration', self.acceleration),

@@ -208,6 +208,33 @@ def test_a_scale_slows_down():
     assert limiter(CartesianSettings()).unscaled == ('position', 'rotation')
 
 
+@pytest.mark.parametrize(
+    'rates',
+    [CartesianSettings(), CartesianSettings(0.3, 1.5), CartesianSettings(0.3, 1.5, None, 5.0)],
+)
+def test_a_scale_of_zero_stops_also_what_has_no_limit(rates):
+    limited = limiter(rates)
+    limited.seed(HOME)
+    limited.limit(pose([0.01, 0.11, 0.31], (0, 0, 0.05)))
+    target = pose([0.2, 0.2, 0.4], (0.1, 0.2, 0.5))
+    stopped = [limited.limit(target, scale=0.0) for _ in range(30)][-1]
+    assert limited.at_rest
+    np.testing.assert_array_equal(limited.limit(target, scale=0.0), stopped)
+    for _ in range(300):
+        limited.limit(target)
+    np.testing.assert_allclose(limited.limit(target), target, atol=1e-6)
+
+
+def test_what_comes_out_is_never_anything_but_numbers():
+    limited = limiter()
+    limited.seed(HOME)
+    limited.limit(pose([0.1, 0.1, 0.3], (0, 0, 0.1)))
+    with pytest.raises(Refused, match='the limiter came to'):
+        limited.limit(pose([0.1, 0.1, 0.3]), elapsed_s=math.nan)
+    assert not limited.seeded
+    assert limited.hold() is None
+
+
 def test_without_rates_poses_pass_as_they_are():
     limited = limiter(CartesianSettings())
     limited.seed(HOME)

@@ -37,14 +37,15 @@ def test_without_rates_the_result_is_the_nearest_allowed_command(x, y):
     inside = (given_values >= 0) & (given_values <= 512)
     np.testing.assert_array_equal(limited[inside], given_values[inside])
     np.testing.assert_array_equal(joints.limit(limited), limited)
-    assert joints.clamped == {'x': int(not inside[0]), 'y': int(not inside[1])}
+    assert joints.clips == {
+        (n, 'position'): 1 for n, fine in zip('xy', inside, strict=True) if not fine
+    }
 
 
 def test_each_joint_has_its_own_range():
     joints = limiter(JointLimits((-1.0, 1.0)), JointLimits((10.0, 20.0)))
     np.testing.assert_array_equal(joints.limit(np.array([1.3, 8.0])), [1.0, 10.0])
     np.testing.assert_array_equal(joints.limit(np.array([0.0, 22.0])), [0.0, 20.0])
-    assert joints.clamped == {'a': 1, 'b': 2}
     assert joints.clips == {('a', 'position'): 1, ('b', 'position'): 2}
 
 
@@ -148,6 +149,27 @@ def test_a_scale_lowers_the_speed():
     joints.seed(np.array([0.0, 0.0]))
     np.testing.assert_allclose(joints.limit(np.array([0.05, 1.0]), scale=0.3), [0.003, 1.0])
     assert joints.unscaled == ('b',)
+
+
+def test_a_scale_of_zero_stops_also_what_has_no_limit():
+    smooth = JointLimits((-2.0, 2.0), acceleration=6.0, jerk=60.0)
+    joints = limiter(ARM, JointLimits((-2.0, 2.0)), smooth)
+    joints.seed(np.zeros(3))
+    for _ in range(20):
+        joints.limit(np.full(3, 0.1))
+    target = np.full(3, -0.5)
+    stopped = [joints.limit(target, scale=0.0) for _ in range(100)][-1]
+    assert joints.at_rest
+    np.testing.assert_allclose(joints.limit(target, scale=0.0), stopped, atol=1e-9)
+
+
+def test_what_comes_out_is_never_anything_but_numbers():
+    joints = limiter(ARM)
+    joints.seed(np.zeros(1))
+    with pytest.raises(Refused, match='the limiter came to'):
+        joints.limit(np.array([0.1]), elapsed_s=float('nan'))
+    assert not joints.seeded
+    assert joints.hold() is None
 
 
 # Holding

@@ -162,7 +162,7 @@ def test_values_are_clamped_and_counted_per_joint(supervisor):
     assert isinstance(second, Command)
     np.testing.assert_array_equal(first.values, [0.0, 512.0])
     np.testing.assert_array_equal(second.values, [1.0, 512.0])
-    assert supervisor.clamped == {'x': 1, 'y': 2}
+    assert supervisor.clips == {('x', 'position'): 1, ('y', 'position'): 2}
 
 
 def test_what_the_policy_does_with_its_array_afterwards_changes_nothing(supervisor):

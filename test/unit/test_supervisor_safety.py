@@ -293,6 +293,16 @@ def test_the_deadman_switch():
         robot.supervisor.deadman(False, robot.now_ns)
 
 
+def test_a_deadman_switch_that_is_heard_while_a_tick_decides_is_pressed():
+    robot = Robot(WatchSettings(deadman_timeout_s=0.1))
+    robot.press()
+    robot.plan()
+    assert isinstance(robot.run(5), Command)
+    heard_ns = robot.now_ns + TICK_NS + MS // 5  # after the tick has read its clock
+    assert not robot.supervisor.deadman(True, heard_ns)
+    assert isinstance(robot.tick(), Command)
+
+
 def test_a_robot_that_does_not_follow_is_a_fault_after_a_while():
     robot = Robot(WatchSettings(tracking_error=0.1, tracking_s=0.05)).in_motion()
     stuck = robot.position.copy() - [0.2, 0.0]

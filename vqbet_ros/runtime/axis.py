@@ -4,7 +4,7 @@ from math import inf, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
-from vqbet_ros.runtime.motion import longest_stop_s, Motion
+from vqbet_ros.runtime.motion import longest_stop_s, Motion, scaled
 from vqbet_ros.runtime_spec import LimiterSettings
 from vqbet_ros.spec import JointLimits
 
@@ -66,7 +66,7 @@ class Axis:
             return 'position'
         more = 1.0 + EXACT
         velocity = (target - motion.position) / tick_s
-        if abs(velocity) > self.velocity * min(1.0, scale) * more:
+        if abs(velocity) > scaled(self.velocity, scale) * more:
             return 'velocity'
         acceleration = (velocity - motion.velocity) / tick_s
         if abs(acceleration) > self.acceleration * more:

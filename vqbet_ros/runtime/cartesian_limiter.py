@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from vqbet_ros.errors import ConfigError, listed
 from vqbet_ros.message_types import POSITION
 from vqbet_ros.runtime.axis import Axis, counted_s, not_numbers, Refused
-from vqbet_ros.runtime.motion import longest_stop_s, Motion
+from vqbet_ros.runtime.motion import longest_stop_s, Motion, scaled
 from vqbet_ros.runtime.point import Point, rotation_matrix, rotation_vector
 from vqbet_ros.runtime.rotation import from_matrix, matrix
 from vqbet_ros.runtime_spec import CartesianSettings, LimiterSettings
@@ -142,14 +142,6 @@ class CartesianLimiter:
         """Whether the last command moved nothing by more than a billionth."""
         return bool((np.abs(self.velocities) * self._period_s <= 1e-9).all())
 
-    @property
-    def clamped(self) -> dict[str, int]:
-        """For each part, how many times a command was changed."""
-        total: Counter[str] = Counter()
-        for (name, _), count in self.clips.items():
-            total[name] += count
-        return dict(total)
-
     def seed(self, positions: Vector) -> None:
         """Begin anew at rest at a pose (A,); nothing counts as sent.
 
@@ -199,7 +191,8 @@ class CartesianLimiter:
         """Return the nearest allowed command; see Limiter.limit.
 
         Raises:
-            Refused: A target is grossly wrong or not finite; nothing has changed.
+            Refused: A target is grossly wrong or not finite, and nothing has changed; or what
+                came out is not finite, and `seed` is next.
             ValueError: It is not known from where to go on (`seed`).
         """
         elapsed_s = self._period_s if elapsed_s is None else elapsed_s
@@ -284,13 +277,16 @@ class CartesianLimiter:
         ):
             missing = float(np.linalg.norm(needed - point.velocity)) * tick_s
             if missing > _EXACT:
-                fast = float(np.linalg.norm(needed)) > velocity * min(1.0, scale) * (1 + _EXACT)
+                fast = float(np.linalg.norm(needed)) > scaled(velocity, scale) * (1 + _EXACT)
                 self.clips[name, 'velocity' if fast else 'acceleration'] += 1
 
     def _send(self) -> Vector:
-        self._has_sent = True
         position = self.position
         assert position is not None  # noqa: S101 - its callers have looked
+        if not np.isfinite(position).all():
+            self.forget()
+            raise Refused(f'the limiter came to {position}, expected finite numbers')
+        self._has_sent = True
         return position
 
     def _tick(self, elapsed_s: float) -> float:

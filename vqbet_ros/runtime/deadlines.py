@@ -15,7 +15,6 @@ class Deadlines:
     Attributes:
         ticks: Ticks that ran.
         missed: Deadlines that were skipped because a tick ran a whole period late or more.
-        lateness_ms: How late the ticks started.
         period_ms: Time between the starts of two successive ticks.
         error_ms: By how much that differs from the period, more or less.
     """
@@ -28,7 +27,6 @@ class Deadlines:
         self._last_ns: int | None = None
         self.ticks = 0
         self.missed = 0
-        self.lateness_ms = Samples()
         self.period_ms = Samples()
         self.error_ms = Samples()
 
@@ -54,7 +52,6 @@ class Deadlines:
         skipped = late_ns // self._period_ns
         self.ticks += 1
         self.missed += skipped
-        self.lateness_ms.add(late_ns / 1e6)
         if self._last_ns is not None:
             self.period_ms.add((now_ns - self._last_ns) / 1e6)
             self.error_ms.add(abs(now_ns - self._last_ns - self._period_ns) / 1e6)

@@ -127,14 +127,6 @@ class Limiter:
             return np.zeros(len(self._names))
         return np.array([motion.velocity for motion in self._motions])
 
-    @property
-    def clamped(self) -> dict[str, int]:
-        """For each joint, how many times a command was changed."""
-        total = dict.fromkeys(self._names, 0)
-        for (name, _), count in self.clips.items():
-            total[name] += count
-        return total
-
     def seed(self, positions: NDArray[np.float64]) -> None:
         """Begin anew at rest; nothing counts as sent.
 
@@ -189,7 +181,8 @@ class Limiter:
             A new (A,) array.
 
         Raises:
-            Refused: A target is grossly wrong or not finite; nothing has changed.
+            Refused: A target is grossly wrong or not finite, and nothing has changed; or what
+                came out is not finite, and `seed` is next.
             ValueError: It is not known from where to go on (`seed`).
         """
         elapsed_s = self._period_s if elapsed_s is None else elapsed_s
@@ -243,8 +236,12 @@ class Limiter:
 
     def _send(self) -> NDArray[np.float64]:
         assert self._motions is not None  # noqa: S101 - its callers have looked
-        self._sent = np.array([motion.position for motion in self._motions])
-        return self._sent.copy()
+        sent = np.array([motion.position for motion in self._motions])
+        if not np.isfinite(sent).all():
+            self.forget()
+            raise Refused(f'the limiter came to {sent}, expected finite numbers')
+        self._sent = sent
+        return sent.copy()
 
     def _tick(self, elapsed_s: float) -> float:
         return counted_s(elapsed_s, self._period_s)

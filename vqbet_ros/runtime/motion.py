@@ -87,6 +87,11 @@ def longest_stop_s(size: float, velocity: float, acceleration: float, jerk: floa
     return v / down + (down + up) / jerk
 
 
+def scaled(velocity: float, scale: float) -> float:
+    """Return a share, 0 to 1, of a largest velocity; of one without limit, all or nothing."""
+    return velocity * min(scale, 1.0) if scale > 0.0 else 0.0
+
+
 class Motion:
     """The motion of one commanded number; at rest when it begins.
 
@@ -146,7 +151,7 @@ class Motion:
         """
         target = min(max(target, self._range[0]), self._range[1])
         velocity, acceleration = self._movement_of(target, tick_s)
-        max_velocity = self._max_velocity if scale >= 1.0 else self._max_velocity * scale
+        max_velocity = scaled(self._max_velocity, scale)
         if self._max_jerk == inf:
             self._move(self._next_velocity(target, velocity, max_velocity, tick_s), tick_s)
             return self._snap(target)

@@ -2,7 +2,7 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from vqbet_ros.runtime.motion import reach
+from vqbet_ros.runtime.motion import reach, scaled
 
 Vector = NDArray[np.float64]
 
@@ -47,7 +47,7 @@ class Point:
         wish = target_velocity
         if length > 0.0:
             wish = wish + room * (reach(length, limit, tick_s) / length)
-        wish = _shortened(wish, self._max_velocity * min(1.0, scale))
+        wish = _shortened(wish, scaled(self._max_velocity, scale))
         return np.asarray(self.velocity + _shortened(wish - self.velocity, change))
 
     def stands(self) -> None:

@@ -115,14 +115,8 @@ class Supervisor:
             return self._history_start_ns
 
     @property
-    def clamped(self) -> dict[str, int]:
-        """For each joint, how many commands were changed to keep its limits."""
-        with self._lock:
-            return self._limiter.clamped
-
-    @property
     def clips(self) -> dict[tuple[str, str], int]:
-        """The same for each joint and limit."""
+        """For each joint and limit, how many commands were changed to keep it."""
         with self._lock:
             return dict(self._limiter.clips)
 
@@ -237,7 +231,7 @@ class Supervisor:
             return causes
 
     def set_speed_scale(self, scale: float) -> tuple[str, ...]:
-        """Set the share of the largest velocities that is used, 0 to 1.
+        """Set the share of the largest velocities that is used, 0 to 1; 0 stops everything.
 
         Returns:
             What it does not slow down, because it has no limit of velocity.
@@ -249,7 +243,7 @@ class Supervisor:
             raise ValueError(f'speed_scale: got {scale}, expected 0 to 1')
         with self._lock:
             self._scale = scale
-            return self._limiter.unscaled if scale < 1.0 else ()
+            return self._limiter.unscaled if 0.0 < scale < 1.0 else ()
 
     def discard(self) -> int:
         """Let no chunk count that was made until now, as when the goal changes.
@@ -430,7 +424,8 @@ class Supervisor:
         timeout_s = self._settings.watch.deadman_timeout_s
         if timeout_s is None:
             return False
-        return self._deadman_ns is None or not 0 <= now_ns - self._deadman_ns <= timeout_s * 1e9
+        # It may have been heard after the tick read its clock.
+        return self._deadman_ns is None or abs(now_ns - self._deadman_ns) > timeout_s * 1e9
 
     def _seed(
         self, measured: NDArray[np.float64] | None, target: NDArray[np.float64] | None = None
