@@ -148,6 +148,8 @@ class WatchSettings:
             the action's unit.
         tracking_s: How long it may be larger than that.
         clock_jump_s: Largest difference of the clock from a steady one between two ticks.
+        hold_limit_s: How long an enabled robot may wait or be held before it is disarmed: nobody
+            expects it to go on by itself after that.
         foreign_publishers: Whether it is a fault that somebody else sends commands too.
     """
 
@@ -156,6 +158,7 @@ class WatchSettings:
     tracking_error: float | None = None
     tracking_s: float = 0.2
     clock_jump_s: float | None = 0.5
+    hold_limit_s: float | None = None
     foreign_publishers: bool = True
 
     def __post_init__(self) -> None:
@@ -166,6 +169,7 @@ class WatchSettings:
             _positive_or_none('tracking_error', self.tracking_error),
             (self.tracking_s >= 0, f'tracking_s: got {self.tracking_s}, expected 0 or more'),
             _positive_or_none('clock_jump_s', self.clock_jump_s),
+            _positive_or_none('hold_limit_s', self.hold_limit_s),
         )
 
 

@@ -2,6 +2,7 @@ from concurrent.futures import ThreadPoolExecutor
 import dataclasses
 import math
 from pathlib import Path
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +12,12 @@ from vqbet_ros.errors import ConfigError
 from vqbet_ros.runtime.gate import Reason, ReasonKind
 from vqbet_ros.runtime.plan import Chunk
 from vqbet_ros.runtime.supervisor import Command, Hold, State, Supervisor
-from vqbet_ros.runtime_spec import LimiterSettings, RuntimeSettings
+from vqbet_ros.runtime_spec import (
+    LimiterSettings,
+    RuntimeSettings,
+    StartSettings,
+    WatchSettings,
+)
 from vqbet_ros.spec import JointLimits, RobotSpec
 
 MS = 1_000_000
@@ -205,8 +211,26 @@ def test_rates_need_to_know_where_the_robot_is():
     Supervisor(spec)
     with pytest.raises(ConfigError, match='not measured') as caught:
         Supervisor(dataclasses.replace(spec, state=()))
-    assert 'x: expected x/position or x in the state' in str(caught.value)
-    assert 'y: expected' in str(caught.value)
+    assert 'expected x/position or x, y/position or y in the state' in str(caught.value)
+    assert 'action.limits: rates are limited' in str(caught.value)
+
+
+@pytest.mark.parametrize('unit', ['px', 'px/s'])
+def test_what_compares_with_joints_needs_them_measured(unit):
+    settings = RuntimeSettings(
+        start=StartSettings(tolerance=5.0), watch=WatchSettings(tracking_error=9.0)
+    )
+    interface: Any = 'forward_velocity' if unit == 'px/s' else 'forward_position'
+    action = dataclasses.replace(SPEC.action, unit=unit, command_interface=interface)
+    spec = dataclasses.replace(SPEC, action=action)
+    if interface == 'forward_position':
+        Supervisor(spec, settings)
+        spec = dataclasses.replace(spec, state=())
+    with pytest.raises(ConfigError) as caught:
+        Supervisor(spec, settings)
+    assert 'runtime.start.tolerance: got 5, expected null' in str(caught.value)
+    assert 'runtime.watch.tracking_error: got 9, expected null' in str(caught.value)
+    Supervisor(spec)
 
 
 anything = st.floats(width=32)  # NaN and infinities too

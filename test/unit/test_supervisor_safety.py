@@ -182,6 +182,68 @@ def test_a_hold_goes_on_smoothly_with_the_next_plan():
     assert_limits(robot.sent)
 
 
+LOST = np.full(2, np.nan)
+
+
+@pytest.mark.parametrize('moved_by', [0.0, 0.9])
+def test_after_its_joints_were_lost_the_robot_goes_on_from_where_it_is(moved_by):
+    robot = Robot(WatchSettings(tracking_error=0.1)).in_motion()
+    robot.run(100, reasons=(STALE,), measured=LOST)
+    assert_limits(robot.sent)
+    assert robot.speed() < 1e-6
+    robot.position = robot.position - moved_by  # while nobody saw it
+    robot.sent.clear()
+    assert kinds(robot.tick()) == [ReasonKind.NO_PLAN]
+    began = robot.position
+    robot.plan(began[0] + 0.3)
+    assert isinstance(robot.run(60), Command)
+    assert_limits(robot.sent, before=began)
+
+
+def test_joints_that_are_lost_for_a_moment_are_no_jump_of_the_commands():
+    robot = Robot().in_motion()
+    before = robot.position
+    robot.run(3, reasons=(STALE,), measured=LOST)
+    robot.plan(-1.0)
+    assert isinstance(robot.run(100, measured=before), Command)
+    assert_limits(robot.sent)
+
+
+@pytest.mark.parametrize('beyond', ['refuse', 'ramp_in'])
+def test_where_the_robot_is_after_its_joints_were_lost_is_looked_at_as_at_the_start(beyond):
+    robot = Robot(start=StartSettings(tolerance=0.2, beyond=beyond)).in_motion()
+    robot.run(100, reasons=(STALE,), measured=LOST)
+    robot.plan(robot.position[0] + 0.1)
+    assert kinds(robot.tick(measured=np.array([0.0, np.nan]))) == [ReasonKind.NO_START]
+    robot.position = robot.position - 0.9
+    robot.sent.clear()
+    began = robot.position
+    outcome = robot.tick()
+    if beyond == 'refuse':
+        assert kinds(outcome) == [ReasonKind.DISARMED, ReasonKind.START_TOO_FAR]
+        return
+    assert robot.state() is State.RAMP_IN
+    robot.run(60)
+    assert_limits(robot.sent, before=began)
+
+
+def test_a_hold_that_lasts_too_long_disarms():
+    robot = Robot(WatchSettings(hold_limit_s=2.0)).in_motion()
+    for _ in range(2):  # each hold counts for itself
+        assert robot.run(150, reasons=(STALE,)).state is State.HOLD
+        robot.plan()
+        assert isinstance(robot.run(10), Command)
+    outcome = robot.run(202, reasons=(STALE,))
+    assert kinds(outcome) == [ReasonKind.DISARMED, ReasonKind.HELD, ReasonKind.STALE]
+    robot.plan()
+    assert robot.tick().state is State.DISARMED
+    robot.enable()
+    assert robot.run(199).state is State.WAITING
+    assert robot.run(3).state is State.DISARMED
+    forever = Robot().in_motion()
+    assert forever.run(1000, reasons=(STALE,)).state is State.HOLD
+
+
 def test_a_plan_that_ends_stops_the_robot():
     robot = Robot()
     robot.enable()

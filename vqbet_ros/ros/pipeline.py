@@ -314,7 +314,7 @@ class Pipeline:
             now_ns = self._clock()
             if self._steady is not None or now_ns != self._tick_ns:
                 self._tick_ns, self._moved_s = now_ns, time.monotonic()
-            elif not self._ending and not self.supervisor.leaving:
+            elif not self._ending and not self.supervisor.stopping:
                 return  # simulated time stands still, and so does the robot
             outcome = self.supervisor.tick(now_ns, self.buffer.check(now_ns), self._facts(now_ns))
             if any(reason.kind is ReasonKind.CLOCK_JUMP for reason in outcome.reasons):

@@ -33,6 +33,7 @@ _HINTS = {
     ReasonKind.FROZEN: 'does its picture move? restart its driver ({topic})',
     ReasonKind.OUT_OF_RANGE: 'compare the limits of the spec with: ros2 topic echo --once {topic}',
     ReasonKind.DISARMED: _ENABLE,
+    ReasonKind.HELD: 'see recent for what held it, then ' + _ENABLE,
     ReasonKind.PLAN_ENDED: 'see the inference time in /diagnostics',
     ReasonKind.INFERENCE_LATE: 'see the inference time in /diagnostics',
     ReasonKind.INFERENCE_DEAD: 'see the log, then start the node again',

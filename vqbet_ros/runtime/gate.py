@@ -35,6 +35,7 @@ class ReasonKind(Enum):
     REFUSED = 'command is grossly wrong'
     FOREIGN_PUBLISHER = 'somebody else sends commands too'
     CONTROLLER = 'controller does not take commands'
+    HELD = 'held for too long'
     CLOCK_JUMP = 'the clock jumped'
     CLOCK_STANDS = 'simulated time stands still'
     REVERSALS = 'commands tremble'

@@ -41,7 +41,7 @@ class Ramp:
         tolerance = self._settings.tolerance
         if tolerance is None:
             return None
-        if measured is None:
+        if measured is None or np.isnan(measured[self._judged]).any():
             return Reason(ReasonKind.NO_START, 'start.tolerance needs measured joints')
         index, distance = farthest(target, measured, self._judged)
         if distance <= tolerance:

@@ -49,6 +49,7 @@ REACTIONS = MappingProxyType(
         ReasonKind.TRACKING: Reaction.FAULT,
         ReasonKind.FOREIGN_PUBLISHER: Reaction.FAULT,
         ReasonKind.CONTROLLER: Reaction.HOLD,
+        ReasonKind.HELD: Reaction.DISARM,
         ReasonKind.CLOCK_JUMP: Reaction.HOLD,
         ReasonKind.CLOCK_STANDS: Reaction.WARN,  # the simulated robot stands still as well
         ReasonKind.FAULT: Reaction.FAULT,

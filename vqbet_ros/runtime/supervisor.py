@@ -18,7 +18,6 @@ import threading
 
 import numpy as np
 from numpy.typing import NDArray
-from vqbet_ros.errors import ConfigError, listed
 from vqbet_ros.runtime.axis import Refused
 from vqbet_ros.runtime.cartesian_limiter import CartesianLimiter
 from vqbet_ros.runtime.chunk import Chunk
@@ -26,6 +25,7 @@ from vqbet_ros.runtime.chunk_check import ChunkCheck
 from vqbet_ros.runtime.gate import Reason, ReasonKind
 from vqbet_ros.runtime.interpolation import Start
 from vqbet_ros.runtime.limiter import Limiter
+from vqbet_ros.runtime.measured import Measured, require_measured
 from vqbet_ros.runtime.outcome import Command, Hold, State
 from vqbet_ros.runtime.plan import Plan
 from vqbet_ros.runtime.ramp import Ramp
@@ -71,8 +71,8 @@ class Supervisor:
             self._limiter = CartesianLimiter(*limits, settings.cartesian)
         else:
             self._limiter = Limiter(*limits)
-        if self._limiter.needs_seed:
-            _require_measured(spec, judged & np.isnan(self._rest))
+        require_measured(spec, settings, seed=self._limiter.needs_seed)
+        self._known = judged & Measured(spec).known
         self._check = ChunkCheck(spec.action, settings.limiter)
         self._watch = Watch(names, judged, settings.watch)
         self._ramp = Ramp(names, judged, settings.start)
@@ -83,6 +83,7 @@ class Supervisor:
         self._steady_ns: int | None = None
         self._scale = 1.0
         self._started = False  # whether the plan's distance from the robot was looked at
+        self._held_s = 0.0  # since the robot was last commanded, or enabled
         self._estop = False
         self._deadman_ns: int | None = None  # when it was last heard of, if it is pressed
         self._fault: Reason | None = None
@@ -97,10 +98,11 @@ class Supervisor:
             return self._state
 
     @property
-    def leaving(self) -> bool:
-        """Whether it stops to be disarmed."""
+    def stopping(self) -> bool:
+        """Whether what moves has to end, also where simulated time stands still."""
         with self._lock:
-            return self._leaving is not None and self._state not in _IDLE
+            leaving = self._leaving is not None and self._state is not State.DISARMED
+            return leaving or self._state is State.FAULT
 
     @property
     def epoch(self) -> int:
@@ -299,20 +301,9 @@ class Supervisor:
                 return self._disarmed(found)
             if self._leaving is not None:
                 return self._leave(found, elapsed_s)
-            stops = [reason for reason in found if _reaction(reason) is not Reaction.WARN]
-            stops += [reason for reason, holds in facts.monitors if holds]
-            warnings = [reason for reason in found if reason not in stops]
-            warnings += [reason for reason, holds in facts.monitors if not holds]
-            if stops:
-                self._plan.clear()
-                held = self._hold((*stops, *warnings), elapsed_s)
-                unheard = any(reason.kind is ReasonKind.CONTROLLER for reason in stops)
-                if unheard and self._limiter.at_rest:
-                    # The robot never came where these commands led: it goes on from where it is.
-                    self._limiter.forget()
-                    self._started = False
-                return held
-            return self._command(now_ns, elapsed_s, facts, tuple(warnings))
+            outcome = self._armed(now_ns, elapsed_s, facts, found)
+            self._count_hold(elapsed_s)
+            return outcome
 
     def preview(self, now_ns: int) -> Chunk | None:
         """Return what the next ticks will command if nothing new comes, up to standing still.
@@ -360,6 +351,38 @@ class Supervisor:
     def _disarmed(self, reasons: Sequence[Reason]) -> Hold:
         why = () if self._leaving is None else (self._leaving,)
         return Hold(State.DISARMED, (Reason(ReasonKind.DISARMED), *why, *reasons))
+
+    def _armed(
+        self, now_ns: int, elapsed_s: float | None, facts: Facts, found: Sequence[Reason]
+    ) -> Command | Hold:
+        stops = [reason for reason in found if _reaction(reason) is not Reaction.WARN]
+        stops += [reason for reason, holds in facts.monitors if holds]
+        warnings = [reason for reason in found if reason not in stops]
+        warnings += [reason for reason, holds in facts.monitors if not holds]
+        if not stops:
+            return self._command(now_ns, elapsed_s, facts, tuple(warnings))
+        self._plan.clear()
+        held = self._hold((*stops, *warnings), elapsed_s)
+        unheard = any(reason.kind is ReasonKind.CONTROLLER for reason in stops)
+        if (unheard or self._is_lost(facts.measured)) and self._limiter.at_rest:
+            # Perhaps it never came where these commands led, or was moved while nobody saw it:
+            # it goes on from where it is.
+            self._limiter.forget()
+            self._started = False
+        return held
+
+    def _is_lost(self, measured: NDArray[np.float64] | None) -> bool:
+        """Tell whether a joint that can be measured is not."""
+        return bool(self._known.any()) and (
+            measured is None or bool(np.isnan(measured[self._known]).any())
+        )
+
+    def _count_hold(self, elapsed_s: float | None) -> None:
+        stands = self._state in (State.WAITING, State.HOLD)
+        self._held_s = self._held_s + (elapsed_s or 0.0) if stands else 0.0
+        limit_s = self._settings.watch.hold_limit_s
+        if limit_s is not None and self._held_s > limit_s and self._leaving is None:
+            self._leaving = Reason(ReasonKind.HELD, f'limit {limit_s:g} s')
 
     def _command(
         self, now_ns: int, elapsed_s: float | None, facts: Facts, warnings: tuple[Reason, ...]
@@ -460,6 +483,7 @@ class Supervisor:
         self._plan.clear()
         self._ramp.end()
         self._started = False
+        self._held_s = 0.0
         if state is State.DISARMED:
             self._limiter.forget()  # else it may still have to be stopped
 
@@ -523,15 +547,3 @@ class Supervisor:
 
 def _reaction(reason: Reason) -> Reaction:
     return REACTIONS[reason.kind]
-
-
-def _require_measured(spec: RobotSpec, needed: NDArray[np.bool_]) -> None:
-    """Refuse limits of rates where nobody can say from where the commands begin."""
-    problems = [
-        f'{name}: expected {name}/position or {name} in the state'
-        for name, yes in zip(spec.action_names, needed, strict=True)
-        if yes and spec.measured(name) is None
-    ]
-    if problems:
-        title = 'action.limits: rates are limited from where the robot is, which is not measured'
-        raise ConfigError(listed(title, problems))
