@@ -47,6 +47,17 @@ def test_every_robot_is_commanded_within_its_limits(name):
     assert not np.array_equal(sent[0], sent[-1]), 'it moves'
 
 
+@pytest.mark.parametrize('name', ROBOTS)
+def test_what_nothing_smooths_is_commanded_often(name):
+    spec = RobotSpec.from_yaml(resource('config/robots') / name)
+    gripper = spec.action.gripper
+    recorded_only = gripper is not None and gripper.command is None
+    smooth = not spec.action.command_interface.startswith('forward') or spec.robot == 'pusht'
+    if not smooth and not recorded_only:
+        assert (spec.runtime.control_rate_hz or spec.rate_hz) >= 50.0
+        assert spec.runtime.interpolation != 'step'
+
+
 def _limits(spec, channel):
     gripper = spec.action.gripper
     if gripper is not None and channel == gripper.name:

@@ -192,9 +192,10 @@ def test_after_its_joints_were_lost_the_robot_goes_on_from_where_it_is(moved_by)
     assert_limits(robot.sent)
     assert robot.speed() < 1e-6
     robot.position = robot.position - moved_by  # while nobody saw it
+    began = robot.position
     robot.sent.clear()
     assert kinds(robot.tick()) == [ReasonKind.NO_PLAN]
-    began = robot.position
+    assert robot.sent == [], 'it is not led back either'
     robot.plan(began[0] + 0.3)
     assert isinstance(robot.run(60), Command)
     assert_limits(robot.sent, before=began)
