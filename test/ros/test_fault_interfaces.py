@@ -19,8 +19,10 @@ from vqbet_ros.command_spec import CommandOptions, JointLimits
 pytest_plugins = ['fault_rig']
 # What is limited is the velocity that is commanded, how fast it changes, and how fast that does.
 PUSH = JointLimits(position=(-1.0, 1.0), velocity=5.0, acceleration=50.0)
+WATCH = replace(fault.SPEC.runtime.watch, tracking_error=None)  # velocities are at no place
 VELOCITIES = replace(
     fault.SPEC,
+    runtime=replace(fault.SPEC.runtime, watch=WATCH),
     action=replace(
         fault.SPEC.action,
         unit='rad/s',

@@ -18,6 +18,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 from vqbet_ros.ros.inference import Inference, PolicyEngine
+from vqbet_ros.runtime.axis import LEAST_TICK
 from vqbet_ros.runtime.deadlines import Deadlines
 from vqbet_ros.runtime.gate import Reason, ReasonKind
 from vqbet_ros.runtime.measured import Measured
@@ -149,12 +150,14 @@ class Pipeline:
         self._deadlines = self.statistics.control  # of the next tick
         self._aligned = 0  # how many plans the ticks have followed
         self._tick_ns: int | None = None  # when the last tick was
-        self._moved_s = math.inf  # when time was last seen to go on, by a clock that does
+        self._clock_ns: int | None = None  # what simulated time was seen last
+        self._moved_s = math.inf  # when it was last seen to go on, by a clock that does
         self._ending = False
         self._latency_of_ns = 0  # the observation whose latency is already counted
         self._outcome: Command | Hold | None = None
         self._sent: NDArray[np.float64] | None = None
-        self._course: int | None = None  # the observation of the course that was sent
+        self._rests = False  # it was sent twice
+        self._course: tuple[int, float] | None = None  # its observation, and the speed scale
         self._failure = ''  # logged last
         self._thread: threading.Thread | None = None
 
@@ -169,6 +172,7 @@ class Pipeline:
         self._stop.clear()
         self._wake.clear()
         self._ending = False
+        self._idle.set()
         self._moved_s = time.monotonic()
         self._deadlines = self._new_statistics().control
         self._thread = threading.Thread(target=self._control_forever, name='control', daemon=True)
@@ -213,7 +217,9 @@ class Pipeline:
         """
         now_ns = self._clock()
         with self._tick_lock:
-            reasons = self.buffer.check(now_ns) if require_streams else []
+            # Of a check that is broken nothing is known.
+            broken = (ReasonKind.FAULT,)
+            reasons = [r for r in self.check(now_ns) if require_streams or r.kind in broken]
             reasons += [r for r in self.supervisor.refusals(now_ns) if r not in reasons]
             if reasons:
                 return reasons
@@ -241,7 +247,7 @@ class Pipeline:
 
     def clear_fault(self) -> list[Reason]:
         """Leave a fault, disarmed then; return what of its causes is still there."""
-        causes = self.supervisor.reset()
+        causes, self._failure = self.supervisor.reset(), ''
         self._outputs.changed()
         return causes
 
@@ -258,12 +264,19 @@ class Pipeline:
             state, outcome = self.supervisor.state, self._outcome
             of = None if outcome is None else _state(outcome)
             if of is not state and state in (State.DISARMED, State.FAULT):
-                outcome = self.supervisor.look(self.buffer.check(self._clock()))
+                outcome = self.supervisor.look(self.check(self._clock()))
             reasons = () if outcome is None else outcome.reasons
             if self._steady is None and time.monotonic() - self._moved_s > _STANDS_S:
                 detail = 'no commands, and nothing else, until /clock goes on'
                 reasons = (Reason(ReasonKind.CLOCK_STANDS, detail), *reasons)
             return state, reasons
+
+    def check(self, now_ns: int) -> list[Reason]:
+        """Say what of the streams forbids commands; that it cannot be said is a fault."""
+        try:
+            return self.buffer.check(now_ns)
+        except Exception as error:
+            return [self._broken('check', error)]
 
     def clips(self) -> dict[tuple[str, str], int]:
         """Return, for each joint and limit, the commands changed since the last enabling."""
@@ -302,32 +315,58 @@ class Pipeline:
                 self._wake.clear()
                 continue
             try:
-                self._tick(deadlines)
+                self.tick(deadlines)
             except Exception as error:
                 self._fail('control', error, traceback.format_exc())
 
-    def _tick(self, deadlines: Deadlines) -> None:
+    def tick(self, deadlines: Deadlines | None = None) -> None:
+        """Decide and send once; the control thread does at each deadline.
+
+        Args:
+            deadlines: Whose tick it is: nothing happens where others have taken their place.
+        """
         with self._tick_lock:
-            if self._stop.is_set() or deadlines is not self._deadlines:
+            if self._stop.is_set() or deadlines not in (None, self._deadlines):
                 return
-            deadlines.tick(time.monotonic_ns())
+            # The figures are those of the time when the robot is commanded.
+            self._deadlines.tick(time.monotonic_ns(), counted=not self._idle.is_set())
             now_ns = self._clock()
-            if self._steady is not None or now_ns != self._tick_ns:
-                self._tick_ns, self._moved_s = now_ns, time.monotonic()
-            elif not self._ending and not self.supervisor.stopping:
-                return  # simulated time stands still, and so does the robot
-            outcome = self.supervisor.tick(now_ns, self.buffer.check(now_ns), self._facts(now_ns))
+            if self._is_early(now_ns):
+                return
+            self._tick_ns = now_ns
+            outcome = self.supervisor.tick(now_ns, *self._known(now_ns))
             if any(reason.kind is ReasonKind.CLOCK_JUMP for reason in outcome.reasons):
+                # In this order: a plan that counts must not see what was before.
                 self.buffer.forget()
+                self.supervisor.discard()
             before, self._outcome = self._outcome, outcome
             self._send(now_ns, outcome)
-            if deadlines is self.statistics.control and self._idle.is_set():
-                # The figures are those of the time when the robot was commanded.
-                self._deadlines = Deadlines(deadlines.next_ns, self.control_period_ns)
         if _kind(before) != _kind(outcome):
             why = '; '.join(map(str, outcome.reasons))
             self.recent.append((now_ns, f'{_state(outcome).value}: {why}' if why else 'running'))
             self._outputs.changed()
+
+    def _is_early(self, now_ns: int) -> bool:
+        """Tell whether simulated time has gone on by less than what counts as a tick.
+
+        Where it stands still so does the robot, unless it is to stop; where it is slow, each tick
+        would be a longer step than its time allows.
+        """
+        if self._steady is not None:
+            return False
+        if now_ns != self._clock_ns:
+            self._clock_ns, self._moved_s = now_ns, time.monotonic()
+        if self._tick_ns is None or self._ending or self.supervisor.stopping:
+            return False
+        return 0 <= now_ns - self._tick_ns < LEAST_TICK * self.control_period_ns
+
+    def _known(self, now_ns: int) -> tuple[list[Reason], Facts]:
+        """Return what the supervisor is told; an error is told too, so that it stops the robot."""
+        try:
+            return self.check(now_ns), self._facts(now_ns)
+        except Exception as error:
+            steady_ns = None if self._steady is None else self._steady()
+            return [self._broken('control', error)], Facts(steady_ns=steady_ns)
 
     def _facts(self, now_ns: int) -> Facts:
         return Facts(
@@ -353,17 +392,22 @@ class Pipeline:
         else:
             self._idle.clear()
             self._course = None
-            # A robot that stands needs not be told again and again to stand.
-            if self._sent is None or not np.array_equal(values, self._sent):
+            # A robot that stands needs not be told again and again to stand; but once more, since
+            # what it was told first may have been to pass there.
+            same = self._sent is not None and np.array_equal(values, self._sent)
+            if not (same and self._rests):
                 self._outputs.command(values)
+            self._rests = same
         self._sent = values
 
     def _command(self, now_ns: int, command: Command) -> None:
         self.monitors.command(now_ns, command.values)
         course = None
-        if self._courses and command.t_obs_ns != self._course:
+        # At another scale the commands leave the course that was sent.
+        key = command.t_obs_ns, self.supervisor.speed_scale
+        if self._courses and key != self._course:
             course = self.supervisor.preview(now_ns)
-            self._course = command.t_obs_ns
+            self._course = key
         if self._courses:
             self._outputs.follow(command.values, course)
         else:
@@ -396,6 +440,7 @@ class Pipeline:
         self._wake.set()
         self._clips_before = self.supervisor.clips
         self._outcome, self._tick_ns, self._aligned = None, None, 0
+        self._failure = ''
 
     def _new_statistics(self) -> RunStatistics:
         start_ns = time.monotonic_ns() + self.control_period_ns
@@ -405,12 +450,26 @@ class Pipeline:
         """Latch a fault: the robot is stopped until somebody clears it."""
         if self._stop.is_set() or not self._outputs.alive():
             return  # sending fails once the program is shutting down
-        detail = f'{thread}: {type(error).__name__}: {error}'
+        detail = _short(thread, error)
         self.supervisor.fault(detail)
-        if detail != self._failure or self.supervisor.state is not State.FAULT:
-            self._outputs.failed(f'the {thread} thread failed:\n{text}')
-        self._failure = detail
+        self._log(detail, f'the {thread} thread failed:\n{text}')
         self._outputs.changed()
+
+    def _broken(self, what: str, error: Exception) -> Reason:
+        """Return the error that is being handled as a reason."""
+        detail = _short(what, error)
+        self._log(detail, f'the {what} failed:\n{traceback.format_exc()}')
+        return Reason(ReasonKind.FAULT, detail)
+
+    def _log(self, failure: str, text: str) -> None:
+        """Log a failure once, however often it comes, until somebody clears or enables."""
+        if failure != self._failure:
+            self._failure = failure
+            self._outputs.failed(text)
+
+
+def _short(what: str, error: Exception) -> str:
+    return f'{what}: {type(error).__name__}: {error}'
 
 
 def _state(outcome: Command | Hold) -> State:

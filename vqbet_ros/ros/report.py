@@ -155,7 +155,7 @@ class Reporter:
         self, pipeline: Pipeline, now_ns: int, lost: Mapping[str, int]
     ) -> list[DiagnosticStatus]:
         counts, ages = pipeline.buffer.counts(), pipeline.buffer.ages_ns(now_ns)
-        reasons = {reason.stream: reason for reason in pipeline.buffer.check(now_ns)}
+        reasons = {reason.stream: reason for reason in pipeline.check(now_ns)}
         elapsed_s = (now_ns - self._last_ns) / 1e9 if self._last_ns is not None else 0.0
         youngest_ns = min((age for age in ages.values() if age is not None), default=0)
         components = []

@@ -11,6 +11,9 @@ from vqbet_ros.spec import JointLimits
 EXACT = 1e-6
 """Share of a limit, or of a range, that is no excess but rounding."""
 
+LEAST_TICK = 0.5
+"""Share of the nominal period that counts as the time since the last command, at least."""
+
 
 class Refused(ValueError):
     """A target is so wrong that no command is made of it."""
@@ -25,7 +28,7 @@ def not_numbers(values: NDArray[np.float64], count: int) -> str | None:
 
 def counted_s(elapsed_s: float, period_s: float) -> float:
     """Return what counts as the time since the last command: half to twice the nominal one."""
-    return min(max(elapsed_s, 0.5 * period_s), 2.0 * period_s)
+    return min(max(elapsed_s, LEAST_TICK * period_s), 2.0 * period_s)
 
 
 class Axis:

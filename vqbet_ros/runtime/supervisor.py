@@ -105,6 +105,12 @@ class Supervisor:
             return leaving or self._state is State.FAULT
 
     @property
+    def speed_scale(self) -> float:
+        """The share of the largest velocities that is used."""
+        with self._lock:
+            return self._scale
+
+    @property
     def epoch(self) -> int:
         """Counts enable and disable; read it before taking the observation for a chunk."""
         with self._lock:
