@@ -17,8 +17,8 @@ def commander(sender):
     """Make what sends an action's commands, in a node that becomes active then."""
     made = []
 
-    def make(action):
-        commands = Commands(action, PERIOD_NS)
+    def make(action, steady=None):
+        commands = Commands(action, PERIOD_NS, steady)
         made.append(commands)
         commands.configure(sender)
         sender.trigger_configure()

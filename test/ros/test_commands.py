@@ -127,6 +127,31 @@ def test_the_rest_of_a_chunk_and_its_stop(commander, listen):
     assert [list(p.velocities) for p in message.points] == [pytest.approx([0.5, 0.0]), [0.0, 0.0]]
 
 
+@pytest.mark.parametrize('jump_s', [-10, 10])
+@pytest.mark.parametrize('trajectory', ['point', 'chunk'])
+def test_a_clock_that_jumps_changes_no_velocity(commander, listen, trajectory, jump_s):
+    steady_ns = [0]
+    commands = commander(
+        replace(TRAJECTORY, command_options=CommandOptions(trajectory=trajectory)),
+        steady=lambda: steady_ns[0],
+    )
+    listener = listen(JointTrajectory, '/arm/commands')
+    speed = np.array([0.5, 0.0])
+    if trajectory == 'chunk':
+        way = speed * PERIOD_NS / 1e9 * np.arange(1, 21)[:, None]
+        commands.follow(way[0], Chunk(NOW_NS, way, PERIOD_NS, 1.0, 1), NOW_NS)
+        listener.wait()
+    for i in range(1, 5):
+        steady_ns[0] = i * PERIOD_NS
+        now_ns = NOW_NS + steady_ns[0] + jump_s * 10**9 * (i > 2)
+        if trajectory == 'point' or i > 2:  # the jump holds the arm, point by point
+            commands.send(speed * (steady_ns[0] + PERIOD_NS) / 1e9, now_ns)
+    listener.wait(count=3 if trajectory == 'chunk' else 4)
+    for message in listener.messages[-2:]:
+        assert list(message.points[0].velocities) == pytest.approx([0.5, 0.0])
+    commands.stop(now_ns)
+
+
 @pytest.mark.parametrize('interface', ['cartesian_pose', 'servo_pose'])
 def test_poses(commander, listen, interface):
     commands = commander(replace(POSE, command_interface=interface))

@@ -79,7 +79,8 @@ class Wiring:
             action = _shadowed(action, f'{node.get_fully_qualified_name()}/shadow')
             spec = _unfollowed(spec)
         rate_hz = parameters.control_rate_hz or spec.runtime.control_rate_hz or spec.rate_hz
-        self._commands = Commands(action, round(1e9 / rate_hz))
+        steady = None if node.get_parameter('use_sim_time').value else time.monotonic_ns
+        self._commands = Commands(action, round(1e9 / rate_hz), steady)
         engine.warm_up()
         warm_up(part.type for part in spec.streams)
         warm_up_report()
@@ -91,7 +92,7 @@ class Wiring:
             control_rate_hz=rate_hz,
             plan_every=parameters.plan_every,
             clock=self._now_ns,
-            steady=None if node.get_parameter('use_sim_time').value else time.monotonic_ns,
+            steady=steady,
             courses=self._commands.takes_courses,
             outputs=self,
         )

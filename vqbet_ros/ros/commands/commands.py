@@ -19,15 +19,15 @@ from vqbet_ros.ros.commands.servo_twist import ServoTwist
 from vqbet_ros.runtime.plan import Chunk
 from vqbet_ros.spec import ActionSpec, GripperSpec
 
-_ARMS: dict[str, Callable[[ActionSpec, int], CommandInterface]] = {
-    'forward_position': lambda action, period_ns: Forward(action),
-    'forward_velocity': lambda action, period_ns: Forward(action),
+_ARMS: dict[str, Callable[[ActionSpec, int, Callable[[], int] | None], CommandInterface]] = {
+    'forward_position': lambda action, period_ns, steady: Forward(action),
+    'forward_velocity': lambda action, period_ns, steady: Forward(action),
     'joint_trajectory': JointTrajectory,
-    'joint_group': lambda action, period_ns: JointGroup(action),
-    'servo_joint': ServoJoint,
-    'servo_twist': lambda action, period_ns: ServoTwist(action),
-    'servo_pose': lambda action, period_ns: Pose(action),
-    'cartesian_pose': lambda action, period_ns: Pose(action),
+    'joint_group': lambda action, period_ns, steady: JointGroup(action),
+    'servo_joint': lambda action, period_ns, steady: ServoJoint(action, period_ns),
+    'servo_twist': lambda action, period_ns, steady: ServoTwist(action),
+    'servo_pose': lambda action, period_ns, steady: Pose(action),
+    'cartesian_pose': lambda action, period_ns, steady: Pose(action),
 }
 
 
@@ -37,19 +37,22 @@ class Commands:
     Args:
         action: What is commanded, and through what.
         period_ns: Time between two commands.
+        steady: A clock that never jumps; None where time is simulated.
 
     Raises:
         ConfigError: The interface does not take such an action, or nothing commands the gripper.
     """
 
-    def __init__(self, action: ActionSpec, period_ns: int) -> None:
+    def __init__(
+        self, action: ActionSpec, period_ns: int, steady: Callable[[], int] | None = None
+    ) -> None:
         checks = interface_checks(action.command_interface, action.kind, action.unit)
         problems = [text for passed, text in checks if not passed]
         if action.gripper is not None and action.gripper.command is None:
             problems.append("gripper.command: got null, expected the gripper's topic or action")
         if problems:
             raise ConfigError(listed('action: it cannot be commanded', problems))
-        self._arm = _ARMS[action.command_interface](action, period_ns)
+        self._arm = _ARMS[action.command_interface](action, period_ns, steady)
         self._split = len(action.arm_channels)
         chunks = action.command_options.trajectory == 'chunk'
         self._chunks = self._arm if chunks and isinstance(self._arm, JointTrajectory) else None

@@ -10,6 +10,8 @@ chunk is replaced by where an even deceleration ends. An empty message would do 
 documents only: controllers since January 2024 refuse it.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 from rclpy.duration import Duration
@@ -38,9 +40,14 @@ class JointTrajectory:
         action: Positions of joints.
         period_ns: Time between two commands; a point is passed in it unless the options say
             otherwise.
+        steady: A clock that never jumps, by which the motion goes on whatever the node's does;
+            None where time is simulated.
     """
 
-    def __init__(self, action: ActionSpec, period_ns: int) -> None:
+    def __init__(
+        self, action: ActionSpec, period_ns: int, steady: Callable[[], int] | None = None
+    ) -> None:
+        self._steady = steady
         reach_s = action.command_options.reach_s
         self._reach_ns = period_ns if reach_s is None else round(reach_s * 1e9)
         self._stop_ns = round(action.command_options.stop_s * 1e9)
@@ -50,7 +57,7 @@ class JointTrajectory:
         speeds = [np.inf if one.velocity is None else one.velocity for one in limits]
         self._velocity = Velocity(period_ns, np.array(speeds))
         self._node: LifecycleNode | None = None
-        self._course: tuple[Points, int] | None = None  # the chunk under way, and its start
+        self._course: tuple[Points, int] | None = None  # the chunk under way; `_at` of its start
 
     @property
     def problem(self) -> str | None:
@@ -66,11 +73,11 @@ class JointTrajectory:
 
     def send(self, values: NDArray[np.float64], now_ns: int) -> None:
         """Publish a point that replaces what was sent before; it starts when it arrives."""
-        course, self._course = self._course, None
+        at_ns, course, self._course = self._at(now_ns), self._course, None
         if course is not None:
             points, start_ns = course
-            self._velocity.start(*points.at(now_ns - start_ns), now_ns)
-        velocity = self._velocity.at(values, now_ns)
+            self._velocity.start(*points.at(at_ns - start_ns), at_ns)
+        velocity = self._velocity.at(values, at_ns)
         ends = (self._low, self._high)
         self._publish(moving_points(values, velocity, self._reach_ns, self._stop_ns, *ends), 0)
 
@@ -79,7 +86,7 @@ class JointTrajectory:
         points = remaining_points(chunk, len(self._action.names), now_ns)
         if points is not None:
             self._publish(points, start_ns=now_ns)
-            self._course = points, now_ns
+            self._course = points, self._at(now_ns)
 
     def stop(self, now_ns: int) -> None:
         """Bring a chunk that is under way to rest; points have done that by themselves."""
@@ -88,7 +95,7 @@ class JointTrajectory:
         if course is None:
             return
         points, start_ns = course
-        elapsed_ns = now_ns - start_ns
+        elapsed_ns = self._at(now_ns) - start_ns
         if elapsed_ns < int(points.times_ns[-1]):
             position, velocity = points.at(elapsed_ns)
             ending = stopping_points(position, velocity, self._stop_ns, self._low, self._high)
@@ -100,6 +107,10 @@ class JointTrajectory:
             node, self._node = self._node, None
             self._check.destroy()
             node.destroy_lifecycle_publisher(self._publisher)
+
+    def _at(self, now_ns: int) -> int:
+        """Return the time by which motions are measured."""
+        return now_ns if self._steady is None else self._steady()
 
     def _publish(self, points: Points, start_ns: int) -> None:
         if self._check.problem is not None:
