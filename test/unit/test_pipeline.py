@@ -239,6 +239,10 @@ def test_a_robot_that_stands_is_told_so_twice_and_no_more(make):
     assert np.abs(places[-2] - places[-3]).max() > 0
     arm.ticks(50)
     assert len(arm.sent) == count
+    arm.decide(velocity=0.0, steps=3)  # to stay is a command as well
+    arm.ticks(50)
+    assert arm.supervisor.state is State.HOLD
+    assert len(arm.sent) == count + 30 + 1
 
 
 def test_a_course_is_sent_anew_where_another_speed_begins(make):

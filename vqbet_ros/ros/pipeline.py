@@ -383,6 +383,7 @@ class Pipeline:
         values = outcome.values
         if isinstance(outcome, Command):
             self._idle.clear()
+            self._rests = False
             self._command(now_ns, outcome)
         elif values is None:
             if self._sent is not None:
