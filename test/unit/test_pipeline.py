@@ -258,6 +258,19 @@ def test_a_course_is_sent_anew_where_another_speed_begins(make):
     assert np.abs(np.diff(second.actions, axis=0))[-30:].max() < 0.11 * VELOCITY * 0.01
 
 
+@pytest.mark.parametrize('late', [1, 2, 3, 8, 150, 500])
+def test_where_ticks_are_late_the_commands_go_on_with_the_arm_that_follows_its_course(make, late):
+    arm = make(courses=True).in_motion()
+    ((at_ns, _, course),) = arm.sent
+    index = (arm.now_ns - at_ns) // PERIOD_NS + late
+    places = np.concatenate([course.actions, np.tile(course.actions[-1], (500, 1))])
+    arm.ticks(1, step_ns=late * PERIOD_NS)
+    np.testing.assert_allclose(arm.position, places[index - 1], atol=1e-6)
+    arm.pipeline.disarm()
+    arm.ticks(1)
+    np.testing.assert_allclose(arm.position, places[index], atol=0.01 * 0.1)  # it brakes
+
+
 def test_after_the_clock_has_jumped_no_plan_of_before_the_buffer_was_cleared_counts(make):
     arm = make().in_motion()
     cleared: list[int] = []

@@ -375,6 +375,7 @@ class Pipeline:
             inference_since_ns=self.inference.since_ns,
             inference_alive=self.inference.alive,
             foreign_publishers=self.foreign_publishers,
+            course=self._course is not None,
             controller=self.controller,
             monitors=self.monitors.findings(now_ns),
         )

@@ -300,6 +300,8 @@ class Supervisor:
         facts = facts or Facts()
         with self._lock:
             elapsed_s = self._elapsed_s(now_ns, facts.steady_ns)
+            if facts.course and elapsed_s is not None:
+                elapsed_s -= self._catch_up(now_ns, elapsed_s)
             found = self._situation(now_ns, reasons, facts)
             if self._state is State.FAULT:
                 return self._faulty(found, elapsed_s)
@@ -472,6 +474,25 @@ class Supervisor:
         if values is None or self._tick_ns is None:
             return None
         return Start(self._tick_ns, values, self._limiter.velocities)
+
+    def _catch_up(self, now_ns: int, elapsed_s: float) -> float:
+        """Go on as the arm has by itself while ticks were late; return the time of those, in s.
+
+        Where it is goes before where one late command may lead: all that follows begins there.
+        """
+        missed = max(0, round(elapsed_s / self._period_s) - 1)
+        for late in range(missed, 0, -1):
+            time_ns = now_ns - late * round(self._period_s * 1e9)
+            step = self._plan.command(time_ns)
+            if step is None and (self._limiter.hold() is None or self._limiter.at_rest):
+                break
+            if step is not None:
+                target = self._ramp.apply(time_ns, np.asarray(step.values, dtype=np.float64))
+                try:
+                    self._limiter.limit(target, None, self._scale)
+                except Refused:
+                    break  # this tick's command says so
+        return missed * self._period_s
 
     def _elapsed_s(self, now_ns: int, steady_ns: int | None) -> float | None:
         """Return the time since the last tick, by the clock that does not jump if there is one."""

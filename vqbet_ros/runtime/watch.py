@@ -20,6 +20,7 @@ class Facts:
         inference_since_ns: When the inference began that is still running; None while none is.
         inference_alive: Whether its thread is there.
         foreign_publishers: Who else publishes on the command topic.
+        course: Whether the arm follows what was previewed, by itself and however late ticks are.
         controller: Why the controller takes no commands; empty where it does, or nobody knows.
         monitors: What the monitors have found, with whether it is to hold the robot.
     """
@@ -29,6 +30,7 @@ class Facts:
     inference_since_ns: int | None = None
     inference_alive: bool = True
     foreign_publishers: tuple[str, ...] = ()
+    course: bool = False
     controller: str = ''
     monitors: tuple[tuple[Reason, bool], ...] = ()
 
