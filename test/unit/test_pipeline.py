@@ -1,6 +1,7 @@
 """The pipeline ticked by hand, with numbers for its clocks: what is sent, and what is said."""
 
 import dataclasses
+import threading
 from typing import Any
 
 import numpy as np
@@ -212,6 +213,26 @@ def test_a_broken_check_refuses_to_enable_and_is_logged_once(make):
     assert 'the decoder is broken' in failure
     (reason,) = arm.pipeline.enable(require_streams=False)
     assert reason.kind is ReasonKind.FAULT
+
+
+def test_a_thread_that_cannot_even_tell_what_failed_goes_on_and_stops_the_robot(make):
+    arm = make().in_motion()
+    again, told = threading.Event(), []
+
+    def changed():
+        told.append(arm.supervisor.state)
+        if len(told) > 2:
+            again.set()
+        raise RuntimeError('cannot be told')
+
+    arm.changed = changed
+    arm.pipeline.controller = 'inactive'
+    arm.pipeline.start()
+    assert again.wait(20.0), told
+    assert arm.supervisor.state is State.FAULT
+    arm.changed = lambda: None
+    arm.pipeline.stop()
+    assert arm.sent[-1][1] == 'rest'
 
 
 def test_the_figures_go_on_after_a_hold_in_which_nothing_was_sent(make):

@@ -7,6 +7,7 @@ Not a node: what it sends and the clock that it reads are given to it.
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+import contextlib
 import dataclasses
 from dataclasses import dataclass, field
 import math
@@ -454,8 +455,10 @@ class Pipeline:
             return  # sending fails once the program is shutting down
         detail = _short(thread, error)
         self.supervisor.fault(detail)
-        self._log(detail, f'the {thread} thread failed:\n{text}')
-        self._outputs.changed()
+        # Where even that cannot be told, the thread has to go on: it stops the robot.
+        with contextlib.suppress(Exception):
+            self._log(detail, f'the {thread} thread failed:\n{text}')
+            self._outputs.changed()
 
     def _broken(self, what: str, error: Exception) -> Reason:
         """Return the error that is being handled as a reason."""
