@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 import numpy as np
 import pytest
-from vqbet_ros.runtime.motion import longest_stop_s, Motion, reach, stop
+from vqbet_ros.runtime.axis import longest_stop_s
+from vqbet_ros.runtime.motion import Motion, reach, stop
 
 positive = st.floats(1e-2, 1e2)
 share = st.floats(-1.0, 1.0)

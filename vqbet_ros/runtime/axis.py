@@ -4,7 +4,7 @@ from math import inf, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
-from vqbet_ros.runtime.motion import longest_stop_s, Motion, scaled
+from vqbet_ros.runtime.motion import Motion, scaled
 from vqbet_ros.runtime_spec import LimiterSettings
 from vqbet_ros.spec import JointLimits
 
@@ -29,6 +29,24 @@ def not_numbers(values: NDArray[np.float64], count: int) -> str | None:
 def counted_s(elapsed_s: float, period_s: float) -> float:
     """Return what counts as the time since the last command: half to twice the nominal one."""
     return min(max(elapsed_s, LEAST_TICK * period_s), 2.0 * period_s)
+
+
+def longest_stop_s(size: float, velocity: float, acceleration: float, jerk: float) -> float:
+    """Bound the time in which any motion in a range comes to rest, in continuous time.
+
+    Args:
+        size: Of the range.
+        velocity: Largest speed; inf where it is not limited, as for the next two.
+        acceleration: Largest acceleration.
+        jerk: Largest jerk.
+    """
+    if acceleration == inf and jerk == inf:
+        return 0.0
+    # Nothing moves faster that has to stop in the range.
+    v = min(velocity, sqrt(acceleration * size), float((jerk * size**2) ** (1 / 3)))
+    down = min(acceleration, sqrt(v * jerk))  # deceleration that the stop comes to
+    up = min(acceleration, sqrt(2.0 * v * jerk))  # acceleration that is still to be taken away
+    return v / down + (down + up) / jerk
 
 
 class Axis:

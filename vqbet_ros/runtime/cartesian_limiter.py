@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from vqbet_ros.errors import ConfigError, listed
 from vqbet_ros.message_types import POSITION
-from vqbet_ros.runtime.axis import Axis, counted_s, not_numbers, Refused
-from vqbet_ros.runtime.motion import longest_stop_s, Motion, scaled
+from vqbet_ros.runtime.axis import Axis, counted_s, longest_stop_s, not_numbers, Refused
+from vqbet_ros.runtime.motion import Motion, scaled
 from vqbet_ros.runtime.point import Point, rotation_matrix, rotation_vector
 from vqbet_ros.runtime.rotation import from_matrix, matrix
 from vqbet_ros.runtime_spec import CartesianSettings, LimiterSettings

@@ -69,24 +69,6 @@ def stop(
     return (-end, -low, -high) if turned else (end, high, low)
 
 
-def longest_stop_s(size: float, velocity: float, acceleration: float, jerk: float) -> float:
-    """Bound the time in which any motion in a range comes to rest, in continuous time.
-
-    Args:
-        size: Of the range.
-        velocity: Largest speed; inf where it is not limited, as for the next two.
-        acceleration: Largest acceleration.
-        jerk: Largest jerk.
-    """
-    if acceleration == inf and jerk == inf:
-        return 0.0
-    # Nothing moves faster that has to stop in the range.
-    v = min(velocity, sqrt(acceleration * size), float((jerk * size**2) ** (1 / 3)))
-    down = min(acceleration, sqrt(v * jerk))  # deceleration that the stop comes to
-    up = min(acceleration, sqrt(2.0 * v * jerk))  # acceleration that is still to be taken away
-    return v / down + (down + up) / jerk
-
-
 def scaled(velocity: float, scale: float) -> float:
     """Return a share, 0 to 1, of a largest velocity; of one without limit, all or nothing."""
     return velocity * min(scale, 1.0) if scale > 0.0 else 0.0
