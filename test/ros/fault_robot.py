@@ -214,6 +214,9 @@ class Circle:
             return np.asarray(0.8 * circle)
         return np.asarray(self.centre + self.radius * circle)
 
+    def look(self, observation: Any) -> None:
+        pass
+
     def plan(self, observation: Any, **_: Any) -> Output:
         self.plans.append((observation.stamp_ns, self.centre))
         steps = np.arange(1, self.chunk + 1) * self.spec.period_ns

@@ -73,6 +73,9 @@ class Follower:
             assert self.may_encode.wait(20.0)
             self.target = float(images['top'][0, 0, 0, 0])
 
+    def look(self, observation):
+        pass
+
     def plan(self, observation, **_):
         if not self.may_plan.is_set():
             self.plans.set()

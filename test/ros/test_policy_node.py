@@ -54,6 +54,7 @@ class StandIn:
         self.goal_steps = goal_steps
         self.goal_state = False
         self.observations = []
+        self.looked = []
         self.resets = 0
         self.actions = np.tile(np.array(ACTION, np.float32), (CHUNK, 1))
         self.error = None
@@ -70,6 +71,9 @@ class StandIn:
 
     def set_goal(self, images, state=None):
         self.goals.append(images)
+
+    def look(self, observation):
+        self.looked.append(observation)
 
     def plan(self, observation, *, running=None, hysteresis=0.0):
         if self.error is not None:
@@ -261,6 +265,18 @@ def test_history_has_the_stamps_of_the_messages_and_begins_at_enable(robot, driv
     distances = np.diff([observation.stamp_ns for observation in observations])
     assert (distances >= 0.9 * SPEC.period_ns).all()
     assert driver.engine.resets == 1
+
+
+def test_the_policy_looks_at_a_frame_of_the_next_history_when_it_comes(robot, drive):
+    driver = drive(plan_every=4)  # of a policy that sees two steps
+    driver.activate()
+    driver.wait_ready()
+    assert driver.enable().success
+    driver.plans.wait(count=4)
+    driver.enable(False)
+    planned = [observation.frames for observation in driver.engine.observations[:4]]
+    looked = [observation.frames[-1]['top'].stamp_ns for observation in driver.engine.looked[:3]]
+    assert [earlier['top'].stamp_ns for earlier, _ in planned[1:]] == looked
 
 
 @pytest.mark.parametrize(('plan_every', 'steps'), [(0, CHUNK - 1), (2, 2), (100, CHUNK)])

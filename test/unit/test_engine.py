@@ -49,6 +49,17 @@ def test_kept_features_give_what_a_plain_pass_gives(engine):
         assert_same(output, plain(engine, recording, step))
 
 
+def test_what_was_looked_at_is_not_encoded_again(engine, encoded):
+    recording = Recording()
+    for step in (0, 1, 2, 3):
+        engine.look(recording.observation(step))
+    assert sum(encoded) == 4 * len(SPEC.cameras)
+    expected = plain(engine, recording, 4)
+    encoded.clear()
+    assert_same(engine.plan(recording.observation(4)), expected)
+    assert sum(encoded) == len(SPEC.cameras)
+
+
 def test_a_dropped_frame_is_left_out(engine):
     recording = Recording()
     whole = engine.plan(recording.observation(5)).actions

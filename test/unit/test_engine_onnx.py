@@ -53,16 +53,39 @@ def test_every_plan_is_that_of_the_plain_pass(checkpoint):
         np.testing.assert_allclose(first.actions, second.actions, rtol=1e-4, atol=1e-2)
 
 
-def test_one_run_a_plan_once_the_history_is_known(checkpoint):
-    engine, recording = Engine.load(checkpoint), Recording()
-    session, runs = engine._runner._session, []  # type: ignore[union-attr]
+def count_runs(engine):
+    """Return a list that grows with each run of the graph."""
+    session, runs = engine._runner._session, []
 
     class Counting:
         def run(self, *args):
             runs.append(args)
             return session.run(*args)
 
-    engine._runner._session = Counting()  # type: ignore[union-attr]
+    engine._runner._session = Counting()
+    return runs
+
+
+def test_one_run_for_what_was_looked_at_between_two_plans(checkpoint):
+    engine, other = Engine.load(checkpoint), Engine.load(checkpoint, precision='float32')
+    runs, recording = count_runs(engine), Recording()
+    counts = []
+    for step in range(8):
+        before = len(runs)
+        if step in (0, 4, 7):
+            first, second = (e.plan(recording.observation(step)) for e in (engine, other))
+            np.testing.assert_array_equal(first.codes, second.codes)
+            np.testing.assert_allclose(first.actions, second.actions, rtol=1e-4, atol=1e-2)
+        else:
+            engine.look(recording.observation(step))
+            engine.look(recording.observation(step))
+        counts.append(len(runs) - before)
+    assert counts == [1] * 8
+
+
+def test_one_run_a_plan_once_the_history_is_known(checkpoint):
+    engine, recording = Engine.load(checkpoint), Recording()
+    runs = count_runs(engine)
     counts = []
     for step in (3, 4, 5, 5):
         before = len(runs)

@@ -81,6 +81,11 @@ def test_a_picture_travels_once(there):
         pictures.append(sum(isinstance(message, np.ndarray) for message in sent))
     assert pictures == [2] * 5  # one of each camera
     sent.clear()
+    there.look(recording.observation(5))
+    assert sum(isinstance(message, np.ndarray) for message in sent) == 2
+    sent.clear()
+    there.plan(recording.observation(5))
+    assert not any(isinstance(message, np.ndarray) for message in sent)
     there.reset()
     there.plan(recording.observation(4, start=2))
     assert sum(isinstance(message, np.ndarray) for message in sent) == 2 * 3

@@ -110,6 +110,7 @@ def run(args: argparse.Namespace) -> int:
         same=same_content,
         control_rate_hz=args.control_rate_hz or spec.rate_hz,
         plan_every=args.plan_every,
+        look=engine.look,
         reset=engine.reset,
     )
     started_s = time.perf_counter()

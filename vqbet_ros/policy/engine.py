@@ -236,6 +236,10 @@ class Engine:
             answer.actions, answer.codes, answer.probabilities, float(answer.probabilities.max())
         )
 
+    def look(self, observation: Observation) -> None:
+        """Encode an observation's frames, so that a later `plan` finds that done."""
+        self._runner.settle(self._encoded(observation)[-1])
+
     def warm_up(self) -> None:
         """Run everything a few times, so that the first real plan is as fast as the others."""
         draws = self._generator.get_state()

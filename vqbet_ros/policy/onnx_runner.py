@@ -1,11 +1,13 @@
 """Runs a policy's exported graph in ONNX Runtime, which is the faster one on many CPUs.
 
 A run of the graph encodes the newest frames and decides. Frames that no run has seen as its
-newest, at the beginning or after a gap, are encoded by runs whose decisions are dropped.
+newest, between two plans, at the beginning or after a gap, are encoded by runs whose decisions
+are dropped.
 
 Legend: h history steps, n cameras, F features.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,13 @@ from vqbet_ros.policy.onnx_export import FINGERPRINT, fingerprint, GOAL, image_n
 from vqbet_ros.policy.packed import PLAIN
 from vqbet_ros.policy.policy import Goal, Policy
 from vqbet_ros.policy.runner import Answer, Question
+
+_DTYPES = {
+    'tensor(float)': np.float32,
+    'tensor(uint8)': np.uint8,
+    'tensor(bool)': np.bool_,
+    'tensor(int64)': np.int64,
+}
 
 
 class OnnxRunner:
@@ -71,7 +80,10 @@ class OnnxRunner:
             'goal_state': np.zeros((config.goal_steps, spec.state_dim), np.float32),
             'goal_present': np.zeros(config.goal_steps, bool),
         }
-        self._names = {value.name for value in self._session.get_inputs()}
+        self._blank: dict[str, NDArray[Any]] = {
+            value.name: np.zeros(value.shape, _DTYPES[value.type])
+            for value in self._session.get_inputs()
+        }
         self.set_goal(None)
 
     def set_goal(self, goal: Goal | None) -> None:
@@ -82,42 +94,54 @@ class OnnxRunner:
             for name, value in zip(GOAL, (goal.features, goal.state), strict=False):
                 if value is not None:
                     values[name] = value[0].cpu().numpy()
-        self._goal = {name: value for name, value in values.items() if name in self._names}
+        self._goal = values
 
     def encode(self, image: NDArray[np.uint8], row: int) -> None:
         """Remember an image (H, W_px, 3); its features come with the run that needs them."""
         self._images[row] = image
         self._waiting.add(row)
 
+    def settle(self, rows: Sequence[int]) -> None:
+        """See `Runner.settle`."""
+        if self._waiting & set(rows):
+            self._run({}, rows)
+
     def decide(self, question: Question) -> Answer:
         """See `Runner.decide`."""
-        rows = np.array(question.rows, dtype=np.int64)  # (h, n)
-        for step in rows[:-1]:
-            if self._waiting & set(step.tolist()):
-                self._run(question, rows, step)
-        actions, codes, probabilities = self._run(question, rows, rows[-1])
-        return Answer(actions, codes, probabilities)
-
-    def _run(
-        self, question: Question, rows: NDArray[np.int64], newest: NDArray[np.int64]
-    ) -> list[Any]:
-        """Run the graph with the frames of one step as the newest, and keep their features."""
-        inputs = dict(self._goal)
-        for name, row, last in zip(self._cameras, newest.tolist(), rows[-1].tolist(), strict=True):
-            # Where a frame is not there any other of its size will do.
-            inputs[name] = np.ascontiguousarray(self._images.get(row, self._images[last]))
+        *earlier, newest = question.rows
+        for step in earlier:
+            self.settle(step)
+        inputs: dict[str, NDArray[Any]] = {
+            **self._goal,
+            'state': np.ascontiguousarray(question.state, dtype=np.float32),
+            'present': np.ascontiguousarray(question.present, dtype=bool),
+            'running': np.array([question.running], dtype=np.int64),
+            'hysteresis': np.array([question.hysteresis], dtype=np.float32),
+        }
         if self._cameras:
-            inputs['earlier_features'] = self._ring[rows[:-1]]  # (h-1, n, F)
-        inputs['state'] = np.ascontiguousarray(question.state, dtype=np.float32)
-        inputs['present'] = np.ascontiguousarray(question.present, dtype=bool)
+            rows = np.array(earlier, dtype=np.int64)  # (h-1, n)
+            inputs['earlier_features'] = self._ring[rows]  # (h-1, n, F)
         if question.noise is not None:
             inputs['noise'] = question.noise[0].numpy()
-        inputs['running'] = np.array([question.running], dtype=np.int64)
-        inputs['hysteresis'] = np.array([question.hysteresis], dtype=np.float32)
-        values = self._session.run(None, {k: v for k, v in inputs.items() if k in self._names})
+        actions, codes, probabilities, *_ = self._run(inputs, newest)
+        return Answer(actions, codes, probabilities)
+
+    def _run(self, inputs: Mapping[str, NDArray[Any]], newest: Sequence[int]) -> list[Any]:
+        """Run the graph with the frames of one step as the newest, and keep their features.
+
+        Inputs that are not given are zeros: a run for features alone needs the frames alone.
+        """
+        images = {
+            name: np.ascontiguousarray(self._images[row])
+            for name, row in zip(self._cameras, newest, strict=True)
+            if row in self._images  # else it is the row of zeros
+        }
+        given = {**inputs, **images}
+        feed = {name: given.get(name, zero) for name, zero in self._blank.items()}
+        values = self._session.run(None, feed)
         found = dict(zip(OUTPUTS, values, strict=False))
-        for row, features in zip(newest.tolist(), found.get('features', ()), strict=True):
-            if row in self._images:  # else it is the row of zeros
+        for row, features in zip(newest, found.get('features', ()), strict=False):
+            if row in self._images:
                 self._ring[row] = features
                 self._waiting.discard(row)
-        return list(values[:3])
+        return list(values)

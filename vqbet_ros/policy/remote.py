@@ -146,6 +146,20 @@ class EngineProcess:
         self, observation: Observation, *, running: int | None = None, hysteresis: float = 0.0
     ) -> PolicyOutput:
         """See `Engine.plan`."""
+        output: PolicyOutput = self._show('plan', observation, running, hysteresis)
+        return output
+
+    def look(self, observation: Observation) -> None:
+        """See `Engine.look`."""
+        self._show('look', observation)
+
+    def close(self) -> None:
+        """End the process, whatever it is doing; safe to call twice, and from any thread."""
+        self._process.kill()  # there is nothing in it to be saved
+        self._process.wait()
+
+    def _show(self, name: str, observation: Observation, *arguments: object) -> Any:
+        """Let a method run there that takes an observation."""
         pictures: dict[Key, NDArray[np.uint8]] = {}
         stamps: list[dict[str, int] | None] = []
         for step in observation.frames:
@@ -155,13 +169,7 @@ class EngineProcess:
                 None if step is None else {name: f.stamp_ns for name, f in frames.items()}
             )
         question = Question(stamps, observation.state, observation.valid)
-        output: PolicyOutput = self._ask('plan', question, running, hysteresis, pictures=pictures)
-        return output
-
-    def close(self) -> None:
-        """End the process, whatever it is doing; safe to call twice, and from any thread."""
-        self._process.kill()  # there is nothing in it to be saved
-        self._process.wait()
+        return self._ask(name, question, *arguments, pictures=pictures)
 
     def _ask(
         self,

@@ -100,6 +100,9 @@ class Runner:
             pixels = torch.from_numpy(np.require(self._crop(image), requirements=['C', 'W']))
             self.ring[row] = self.program.encode(pixels[None].to(self.device))[0]
 
+    def settle(self, rows: Sequence[int]) -> None:
+        """See to it that a step's frames, (n,) rows, need no computing when it is decided on."""
+
     def decide(self, question: Question) -> Answer:
         """Answer one question."""
         self._ask(question)

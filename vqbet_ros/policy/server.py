@@ -89,14 +89,20 @@ class Server:
         self._loaded.set_goal(images, state)
 
     def _plan(self, question: Question, running: int | None, hysteresis: float) -> Any:
+        observation = self._observation(question)
+        return self._loaded.plan(observation, running=running, hysteresis=hysteresis)
+
+    def _look(self, question: Question) -> None:
+        self._loaded.look(self._observation(question))
+
+    def _observation(self, question: Question) -> _Observation:
         frames = [
             None
             if stamps is None
             else {name: _Frame(name, ns, self._connection) for name, ns in stamps.items()}
             for stamps in question.stamps
         ]
-        observation = _Observation(frames, question.state, question.valid)
-        return self._loaded.plan(observation, running=running, hysteresis=hysteresis)
+        return _Observation(frames, question.state, question.valid)
 
     @property
     def _loaded(self) -> Engine:

@@ -1,6 +1,7 @@
 """The thread that asks the policy: the newest observation in, a chunk for the supervisor out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 import threading
 import time
 import traceback
@@ -32,6 +33,9 @@ class PolicyEngine(Protocol):
 
     def close(self) -> None:
         """End, whatever it is doing; safe to call twice."""
+
+    def look(self, observation: Observation) -> None:
+        """Prepare for plans that have this observation's steps in their history."""
 
     def plan(
         self, observation: Observation, *, running: int | None = None, hysteresis: float = 0.0
@@ -76,7 +80,7 @@ class Inference:
         self.since_ns: int | None = None
         self._engine, self._spec, self._buffer = engine, spec, buffer
         self._supervisor = supervisor
-        self._pacing = Pacing(spec, engine.chunk, plan_every)
+        self._pacing = Pacing(spec, engine.chunk, engine.history, plan_every)
         self._stays = spec.runtime.blend.kind == 'mode'
         self._clock, self._planned, self._failed = clock, planned, failed
         self._data = threading.Event()
@@ -135,19 +139,25 @@ class Inference:
                     self._failed(error, traceback.format_exc())
 
     def _once(self, stop: threading.Event) -> None:
-        """Plan if there is an observation that is new enough."""
+        """Plan if there is an observation that is new enough, or prepare for the next plan."""
         epoch, now_ns = self._supervisor.epoch, self._clock()
         if stop.is_set() or self._supervisor.state in (State.DISARMED, State.FAULT):
             return
         running = self._supervisor.chunk
         ages_ns = self._buffer.ages_ns(now_ns)
-        if not self._pacing.is_due(now_ns, ages_ns, epoch, planned=running is not None):
+        due = self._pacing.is_due(now_ns, ages_ns, epoch, planned=running is not None)
+        if not due and not self._pacing.is_ahead(now_ns, ages_ns):
             return
         started_ns = time.perf_counter_ns()
         observation = self._buffer.observe(now_ns, self._engine.history)
         if isinstance(observation, list) or not self._pacing.is_new(epoch, observation.stamp_ns):
             return  # the control thread reports what is missing
         self.decode_ms.add((time.perf_counter_ns() - started_ns) / 1e6)
+        if not due:
+            with self._asking():
+                self._engine.look(observation)
+            self._pacing.note_look(observation.stamp_ns)
+            return
         output = self._ask(observation, running)
         if stop.is_set():
             return
@@ -169,15 +179,21 @@ class Inference:
         if self._stays and running is not None:
             hysteresis = self._spec.runtime.blend.hysteresis
             more = {'running': running.primary, 'hysteresis': hysteresis}
+        with self._asking():
+            started_ns = time.perf_counter_ns()
+            output = self._engine.plan(observation, **more)
+            self.inference_ms.add((time.perf_counter_ns() - started_ns) / 1e6)
+        return output
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Let the watch know since when the policy computes, and the policy of a new run."""
         with self.lock:
             self.since_ns = self._clock()
             try:
                 if self._began_ns != self._supervisor.history_start_ns:
                     self._began_ns = self._supervisor.history_start_ns
                     self._engine.reset()
-                started_ns = time.perf_counter_ns()
-                output = self._engine.plan(observation, **more)
-                self.inference_ms.add((time.perf_counter_ns() - started_ns) / 1e6)
+                yield
             finally:
                 self.since_ns = None
-        return output

@@ -27,16 +27,22 @@ class Pacing:
     Args:
         spec: The robot.
         chunk: Steps W of a plan.
+        history: Steps h that the policy sees.
         plan_every: Steps of a plan that are executed before the next one is made; 0 for all but
             the last, which is in reserve while the next plan is made.
     """
 
-    def __init__(self, spec: RobotSpec, chunk: int, plan_every: int = 0) -> None:
+    def __init__(self, spec: RobotSpec, chunk: int, history: int, plan_every: int = 0) -> None:
         steps = min(plan_every, chunk) or max(1, chunk - 1)
         self._streams = len(spec.streams)
         self._spacing_ns = (steps - 1 + _PLAN_SPACING) * spec.period_ns
         self._step_ns = _PLAN_SPACING * spec.period_ns
+        # Of the steps between two plans the last ones are history of the second; of what they
+        # hold it is frames that take long.
+        first = max(1, steps - (history - 1)) if spec.cameras else steps
+        self._looks_ns = (first - 1 + _PLAN_SPACING) * spec.period_ns
         self._planned: tuple[int, int] = (-1, 0)  # epoch and time of the last observation
+        self._seen_ns = 0  # time of the last one that was planned of or looked at
 
     def is_first(self, epoch: int) -> bool:
         """Tell whether there was no plan since the robot was enabled."""
@@ -58,14 +64,34 @@ class Pacing:
             planned: Whether a plan is being executed. Where it was dropped, the robot is held: it
                 need not wait for the plan's end.
         """
-        ages = [age for age in ages_ns.values() if age is not None]
-        if len(ages) < self._streams:
+        stamp_ns = self._stamp_ns(now_ns, ages_ns)
+        if stamp_ns is None:
             return False
         if self.is_first(epoch):
             return True
-        elapsed_ns = now_ns - max(ages) - self._planned[1]
+        elapsed_ns = stamp_ns - self._planned[1]
         return not 0 <= elapsed_ns < (self._spacing_ns if planned else self._step_ns)
+
+    def is_ahead(self, now_ns: int, ages_ns: Mapping[str, int | None]) -> bool:
+        """Tell whether the newest observation, not due, will be in the next plan's history.
+
+        Then the policy had better look at it now than when that plan is waited for.
+        """
+        stamp_ns = self._stamp_ns(now_ns, ages_ns)
+        if stamp_ns is None:
+            return False
+        late_enough = stamp_ns - self._planned[1] >= self._looks_ns
+        return late_enough and stamp_ns - self._seen_ns >= self._step_ns
 
     def note(self, epoch: int, stamp_ns: int) -> None:
         """Remember the observation that a plan is made of."""
-        self._planned = epoch, stamp_ns
+        self._planned, self._seen_ns = (epoch, stamp_ns), stamp_ns
+
+    def note_look(self, stamp_ns: int) -> None:
+        """Remember the observation that was looked at ahead of a plan."""
+        self._seen_ns = stamp_ns
+
+    def _stamp_ns(self, now_ns: int, ages_ns: Mapping[str, int | None]) -> int | None:
+        """Return the time of the newest observation, None while a stream is missing."""
+        ages = [age for age in ages_ns.values() if age is not None]
+        return None if len(ages) < self._streams else now_ns - max(ages, default=0)

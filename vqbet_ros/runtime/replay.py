@@ -93,6 +93,7 @@ class Replay:
         same: See ObservationBuffer.
         control_rate_hz: Rate of the ticks.
         plan_every: See Pacing.
+        look: Shows the policy what it is not asked about yet; takes no time here.
         reset: Lets the policy forget what it has cached; called when the robot is enabled.
 
     Raises:
@@ -110,6 +111,7 @@ class Replay:
         same: Same | None = None,
         control_rate_hz: float,
         plan_every: int = 0,
+        look: Callable[[Observation], None] = lambda _: None,
         reset: Callable[[], None] = lambda: None,
     ) -> None:
         settings = dataclasses.replace(spec.runtime, control_rate_hz=control_rate_hz)
@@ -119,8 +121,8 @@ class Replay:
             spec, decoders, history, stamp_jitter_ns(spec), gate=settings.gate, same=same
         )
         self._spec, self._history = spec, history
-        self._infer, self._reset = infer, reset
-        self._pacing = Pacing(spec, chunk, plan_every)
+        self._infer, self._look, self._reset = infer, look, reset
+        self._pacing = Pacing(spec, chunk, history, plan_every)
         self._control_period_ns = round(1e9 / control_rate_hz)
         self._enabled = False
         self._is_first = True  # whether the plan that is being made is the first one
@@ -179,18 +181,18 @@ class Replay:
     def _ask(self, now_ns: int) -> None:
         """Begin to decide, if there is an observation that is new enough."""
         epoch = self.supervisor.epoch
-        due = self._pacing.is_due(
-            now_ns,
-            self.buffer.ages_ns(now_ns),
-            epoch,
-            planned=self.supervisor.chunk is not None,
-        )
-        if not self._enabled or not due:
+        ages_ns, planned = self.buffer.ages_ns(now_ns), self.supervisor.chunk is not None
+        due = self._pacing.is_due(now_ns, ages_ns, epoch, planned=planned)
+        if not self._enabled or not (due or self._pacing.is_ahead(now_ns, ages_ns)):
             return
         observation = self.buffer.observe(now_ns, self._history)
         if isinstance(observation, list):
             return  # the next tick gives the reasons
         if not self._pacing.is_new(epoch, observation.stamp_ns):
+            return
+        if not due:
+            self._look(observation)
+            self._pacing.note_look(observation.stamp_ns)
             return
         self._is_first = self._pacing.is_first(epoch)
         self._pacing.note(epoch, observation.stamp_ns)
@@ -203,7 +205,7 @@ class Replay:
             confidence=confidence,
             epoch=epoch,
         )
-        planned = Planned(
+        decided = Planned(
             t_obs_ns=observation.stamp_ns,
             asked_ns=now_ns,
             ready_ns=now_ns + took_ns,
@@ -212,4 +214,4 @@ class Replay:
             ages_ns=observation.ages_ns,
             accepted=False,
         )
-        self._busy = chunk, planned
+        self._busy = chunk, decided
