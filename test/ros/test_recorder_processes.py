@@ -107,6 +107,28 @@ def test_a_killed_episode_is_recovered_at_the_start_if_that_is_wanted(
     assert len(read_bag(bag)['/joint_states']) >= at_least
 
 
+def test_a_running_episode_is_not_recovered(start_recorder, start_process, robot, capsys):
+    robot.publish_all()
+    process, recorder = start_recorder()
+    recorder.start()
+    (bag,) = recorder.root.glob('small_*')
+    root = recorder.root
+    second = start_process('recorder_node', root=root, recover_on_start='true', stop_free_gb=0.0)
+    assert second.stdout is not None
+    until_ready = []
+    for line in second.stdout:
+        until_ready.append(line)
+        if 'episodes go to' in line:
+            break
+    assert 'never ended' not in ''.join(until_ready)
+    assert main(['recover', str(bag)]) == 1
+    assert 'is being recorded' in capsys.readouterr().err
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    assert is_whole(bag)
+    assert list(root.iterdir()) == [bag]
+
+
 class Terminal:
     """A program on a terminal of its own."""
 

@@ -33,6 +33,7 @@ from vqbet_ros.recording.bag import (
 )
 from vqbet_ros.recording.mcap_file import MAGIC
 from vqbet_ros.recording.recovery import recover
+from vqbet_ros.recording.unfinished import unfinished
 from vqbet_ros.recording.verification import Tally, verify
 import yaml
 
@@ -387,19 +388,21 @@ def test_verification_sees_every_difference(tmp_path):
         assert len(verify(path, wrong, lambda done, total: None)) == 1
 
 
-def test_an_interrupted_recovery_is_named(plain, tmp_path):
+def test_what_a_killed_recovery_left_is_made_anew(plain, tmp_path):
     cut(plain, plain.stat().st_size // 2)
-    (tmp_path / 'e.recovering').mkdir()
-    with pytest.raises(
-        BadBag, match=r'an earlier recovery was interrupted.*rm -r .*e\.recovering'
-    ):
-        recover(plain.parent)
+    begun = make(tmp_path / 'e.recovering/e', count=10)
+    cut(begun, begun.stat().st_size // 2)
+    recovery = recover(plain.parent)
+    assert recovery.repaired
+    assert len(read(plain.parent)) == sum(recovery.messages.values()) > 10
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['e', 'e.crashed']
 
 
 def test_a_recovery_that_was_killed_at_its_last_step_is_finished(plain, tmp_path):
     # Between the two renames: the original is aside, the verified copy has not yet its name.
     (tmp_path / 'e.recovering').mkdir()
     plain.parent.rename(tmp_path / 'e.recovering/e')
+    assert [one.path for one in unfinished(tmp_path)] == [tmp_path / 'e']
     recovery = recover(tmp_path / 'e')
     assert not recovery.repaired
     assert read(tmp_path / 'e') == sent(COUNT)

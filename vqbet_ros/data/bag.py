@@ -11,6 +11,7 @@ import hashlib
 from pathlib import Path
 
 from rosbags.rosbag2 import Reader
+from vqbet_ros.data.live import is_being_recorded
 from vqbet_ros.errors import BadBag, listed
 from vqbet_ros.spec import RobotSpec
 from vqbet_ros.structured import did_you_mean
@@ -202,6 +203,8 @@ def _opened(path: Path) -> Reader:
     """
     if not path.exists():
         raise BadBag(f'no such file or directory: {path}')
+    if is_being_recorded(path):
+        raise BadBag(f'{path} is being recorded, or recovered: wait until that has ended')
     if path.is_dir() and not (path / METADATA).exists():
         if not any(file.suffix in STORAGES for file in path.iterdir()):
             raise BadBag(

@@ -231,14 +231,15 @@ class BagWriter:
             information = self._information(custom_data)
             self._add_metadata(information)
             held = self._file.finish()
+            # Held until here: a bag without its metadata would pass for one that was left behind.
+            write_information(self.path, information)
         finally:
-            self._file.abandon()
-        write_information(self.path, information)
+            self._file.release()
         return self._summary(held)
 
     def abandon(self) -> None:
         """Close the file as it is, as if the program had been killed."""
-        self._file.abandon()
+        self._file.release()
 
     def describe(self) -> BagSummary:
         """Say what is in the file so far; messages that wait for their chunk do not count."""

@@ -29,6 +29,7 @@ from mcap.records import (
     Statistics,
     SummaryOffset,
 )
+from vqbet_ros.data.live import lock
 from vqbet_ros.recording.chunks import Chunk, CHUNK_HEAD, compress, Compression, MAX_NS
 
 MAGIC = b'\x89MCAP0\r\n'
@@ -55,7 +56,7 @@ class FileSummary:
 
 
 class McapFile:
-    """Writes one MCAP file; used by one thread at a time.
+    """Writes one MCAP file; used by one thread at a time. The file is locked until it is let go.
 
     Args:
         path: The file; it must not exist.
@@ -90,7 +91,12 @@ class McapFile:
         self._metadata: list[MetadataIndex] = []
         self._start_ns = MAX_NS
         self._end_ns = 0
-        self._append([MAGIC, _record(Header(PROFILE, library))])
+        try:
+            lock(self._file)
+            self._append([MAGIC, _record(Header(PROFILE, library))])
+        except BaseException:
+            self._file.close()
+            raise
 
     def add_schema(self, name: str, encoding: str, data: bytes) -> int:
         """Add a type's definition; return its id."""
@@ -220,7 +226,7 @@ class McapFile:
         )
 
     def finish(self) -> FileSummary:
-        """Write the summary and the end, and close the file.
+        """Write the summary and the end; the file is held until `release`.
 
         Raises:
             OSError: It could not be written; the file has no end, and can be recovered.
@@ -258,11 +264,10 @@ class McapFile:
         crc = zlib.crc32(footer[:-4], zlib.crc32(summary))
         self._append([data_end, summary, footer[:-4], struct.pack('<I', crc), MAGIC])
         self.sync()
-        self._file.close()
         return FileSummary(held.messages, self.size, held.start_ns, held.end_ns)
 
-    def abandon(self) -> None:
-        """Close the file as it is, without an end."""
+    def release(self) -> None:
+        """Close the file as it is: from now on others may take it."""
         self._file.close()
 
     def _append(self, parts: Sequence[bytes | bytearray | memoryview]) -> None:

@@ -5,13 +5,17 @@ with what was read from the original; then the original folder becomes `<name>.c
 copy takes its name.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager, ExitStack
 from dataclasses import dataclass, replace
 import json
+import os
 from pathlib import Path
 import shlex
 import shutil
 
 from mcap.records import Channel, Message, Schema
+from vqbet_ros.data.live import lock
 from vqbet_ros.errors import BadBag, listed
 from vqbet_ros.recording.bag import BagOptions, BagSummary, BagWriter
 from vqbet_ros.recording.definitions import Definition
@@ -76,20 +80,53 @@ def recover(path: Path | str, progress: Progress | None = None) -> Recovery:
 
     Raises:
         BadBag: There is no bag that could be read, no room for the copy, or the copy is not right;
-            the original is untouched.
+            the original is untouched. Or it is being recorded.
         OSError: The disk failed; the original is untouched.
     """
     path = Path(path).resolve()
     scratch = path.with_name(path.name + COPY_SUFFIX)
     _take_up(path, scratch)
-    if is_whole(path):
-        return _already_whole(path)
+    with _held(path) as alone:
+        if is_whole(path):
+            return _already_whole(path)
+        if scratch.exists() and not alone:
+            raise BadBag(
+                f'{scratch} exists: another recovery is at work, or was interrupted. If none is, '
+                f'remove it (rm -r {shlex.quote(str(scratch))}), then run this again'
+            )
+        if scratch.exists():  # a recovery that was killed: it would hold the bag
+            shutil.rmtree(scratch)
+        return _replaced(path, scratch, progress)
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[bool]:
+    """Keep a bag from its recorder and from other recoveries.
+
+    Yields:
+        Whether the file system allows that.
+
+    Raises:
+        BadBag: It is being recorded or recovered.
+    """
+    with ExitStack() as stack:
+        alone = True
+        for file in path.glob('*.mcap'):
+            # For the lock's sake; nothing is written.
+            mode = 'r+b' if os.access(file, os.W_OK) else 'rb'
+            try:
+                alone &= lock(stack.enter_context(file.open(mode)))
+            except BlockingIOError:
+                raise BadBag(
+                    f'{path} is being recorded, or recovered by another program: wait until that '
+                    'has ended; then there may be nothing to repair'
+                ) from None
+        yield alone
+
+
+def _replaced(path: Path, scratch: Path, progress: Progress | None) -> Recovery:
+    """Put a copy in the place of a bag."""
     original = mcap_file(path)
-    if scratch.exists():
-        raise BadBag(
-            f'{scratch} exists: an earlier recovery was interrupted. Its copy is not complete: '
-            f'remove it (rm -r {shlex.quote(str(scratch))}), then run this again'
-        )
     size, free = original.stat().st_size, shutil.disk_usage(path.parent).free
     if free < size:
         raise BadBag(

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import shlex
 
+from vqbet_ros.data.live import is_being_recorded
 from vqbet_ros.recording.bag import COPY_SUFFIX, CRASHED_SUFFIX, is_whole
 
 
@@ -23,7 +24,7 @@ class Unfinished:
 
 
 def unfinished(root: Path) -> list[Unfinished]:
-    """Find the episodes that earlier recorders left without an end; not while one is recorded.
+    """Find the episodes that earlier recorders left without an end, but no running one.
 
     Args:
         root: Folder of the episodes; need not exist.
@@ -33,10 +34,16 @@ def unfinished(root: Path) -> list[Unfinished]:
     """
     if not root.is_dir():
         return []
-    return [
-        Unfinished(path)
-        for path in sorted(root.iterdir())
-        if path.suffix not in (CRASHED_SUFFIX, COPY_SUFFIX)
-        and any(path.glob('*.mcap'))
-        and not is_whole(path)
-    ]
+    return [Unfinished(path) for path in map(_left_in, sorted(root.iterdir())) if path]
+
+
+def _left_in(folder: Path) -> Path | None:
+    """Return the bag that a folder is, or stands for, if it has to be recovered."""
+    if folder.suffix == COPY_SUFFIX:
+        # Of a recovery that was killed at its last step, when the original was aside already.
+        bag = folder.with_suffix('')
+        return bag if is_whole(folder / bag.name) and not bag.exists() else None
+    if folder.suffix == CRASHED_SUFFIX or not any(folder.glob('*.mcap')):
+        return None
+    # In this order: a bag that is ended in between is whole by then.
+    return None if is_being_recorded(folder) or is_whole(folder) else folder
