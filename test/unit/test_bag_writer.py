@@ -190,6 +190,17 @@ def test_large_payloads_are_not_copied_before_the_kernel_takes_them(tmp_path):
     assert in_file_order(tmp_path / 'e/e_0.mcap')[0][-1] == large
 
 
+def test_a_chunk_may_be_of_any_number_of_pieces(tmp_path):
+    # Payloads of this size are handed to the kernel one by one, which takes some 1000 a call.
+    sent = [payload(number, 17_000) for number in range(1500)]
+    bag = BagWriter(tmp_path / 'e', BagOptions(chunk_bytes=64_000_000), {})
+    channel = bag.add_topic(IMAGE)
+    for number, data in enumerate(sent):
+        bag.write(channel, data, number, number)
+    bag.close({})
+    assert [message[-1] for message in in_file_order(tmp_path / 'e/e_0.mcap')] == sent
+
+
 # --- types
 
 

@@ -16,8 +16,9 @@ from vqbet_ros.data.live import is_being_recorded
 from vqbet_ros.errors import BadBag
 from vqbet_ros.recording import bag as writing
 from vqbet_ros.recording.bag import BagOptions, BagWriter
+from vqbet_ros.recording.folder import write_information
 from vqbet_ros.recording.recovery import recover
-from vqbet_ros.recording.unfinished import unfinished
+from vqbet_ros.recording.unfinished import Unfinished, unfinished
 
 COUNT = 40
 
@@ -66,7 +67,7 @@ def test_it_is_held_until_its_metadata_is_there(running, monkeypatch):
         seen.append(is_being_recorded(path))
         original(path, information)
 
-    original = writing.write_information
+    original = write_information
     monkeypatch.setattr(writing, 'write_information', write)
     bag.close({})
     assert seen == [True]
@@ -100,7 +101,7 @@ def test_a_killed_recorder_holds_nothing(tmp_path):
 def test_a_bag_that_is_recovered_is_held_too(running, tmp_path):
     bag, _ = running
     bag.abandon()
-    tried = []
+    tried: list[list[Unfinished]] = []
 
     def progress(done, total):
         if not tried:

@@ -1,6 +1,7 @@
 """Chunks of an MCAP file: messages put together so that a large payload is never copied."""
 
 from collections.abc import Sequence
+import os
 import struct
 from typing import Literal
 
@@ -15,8 +16,9 @@ MESSAGE_HEAD = struct.Struct('<BQHIQQ')
 CHUNK_HEAD = struct.Struct('<BQQQQII')
 """Opcode, length, start, end, size, CRC, length of the compression's name; name, size, data."""
 _MESSAGE_FIELDS_BYTES = MESSAGE_HEAD.size - 9
-# Smaller payloads are copied together: the kernel takes at most 1024 pieces a call.
+# Smaller payloads are copied together: the kernel takes only so many pieces a call.
 _COPIED_BYTES = 16 * 1024
+_MAX_PIECES = os.sysconf('SC_IOV_MAX')
 MAX_NS = 0xFFFF_FFFF_FFFF_FFFF
 
 
@@ -69,3 +71,24 @@ def compress(
         return 'lz4', [lz4.frame.compress(data)]
     # The fastest level that is worth the name: raw images at 55 MB/s must keep up.
     return 'zstd', [zstandard.ZstdCompressor(level=1).compress(data)]
+
+
+def write_all(file: int, parts: Sequence[bytes | bytearray | memoryview]) -> None:
+    """Write pieces one after the other, without joining them.
+
+    Args:
+        file: The descriptor of an open file.
+        parts: In their order; however many.
+
+    Raises:
+        OSError: They could not be written, or not all of them.
+    """
+    for first in range(0, len(parts), _MAX_PIECES):
+        left = [memoryview(part) for part in parts[first : first + _MAX_PIECES]]
+        while left:
+            written = os.writev(file, left)
+            # A nearly full disk takes a part; the next call then says why.
+            while left and written >= len(left[0]):
+                written -= len(left.pop(0))
+            if left:
+                left[0] = left[0][written:]

@@ -30,7 +30,14 @@ from mcap.records import (
     SummaryOffset,
 )
 from vqbet_ros.data.live import lock
-from vqbet_ros.recording.chunks import Chunk, CHUNK_HEAD, compress, Compression, MAX_NS
+from vqbet_ros.recording.chunks import (
+    Chunk,
+    CHUNK_HEAD,
+    compress,
+    Compression,
+    MAX_NS,
+    write_all,
+)
 
 MAGIC = b'\x89MCAP0\r\n'
 PROFILE = 'ros2'
@@ -272,25 +279,15 @@ class McapFile:
 
     def _append(self, parts: Sequence[bytes | bytearray | memoryview]) -> None:
         """Write all parts, or none."""
-        views = [memoryview(part) for part in parts]
-        total = sum(len(view) for view in views)
+        total = sum(len(part) for part in parts)
         try:
-            self._write_all(views)
+            write_all(self._file.fileno(), parts)
         except OSError as error:
             os.ftruncate(self._file.fileno(), self.size)
             os.lseek(self._file.fileno(), self.size, os.SEEK_SET)
             error.filename = str(self._path)
             raise
         self.size += total
-
-    def _write_all(self, views: list[memoryview]) -> None:
-        while views:
-            written = os.writev(self._file.fileno(), views)
-            # A nearly full disk takes a part; the next call then says why.
-            while views and written >= len(views[0]):
-                written -= len(views.pop(0))
-            if views:
-                views[0] = views[0][written:]
 
 
 def _record(record: Any) -> bytes:
