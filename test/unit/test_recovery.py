@@ -20,8 +20,9 @@ from mcap.writer import CompressionType, Writer
 import pytest
 from rosbags.rosbag2 import Reader
 from vqbet_ros.cli.main import main
+from vqbet_ros.data.bag import Bag
 from vqbet_ros.errors import BadBag
-from vqbet_ros.recording import recovery as recovering
+from vqbet_ros.recording import copying
 from vqbet_ros.recording.bag import (
     BagOptions,
     BagWriter,
@@ -297,6 +298,118 @@ def test_bags_of_other_recorders_are_recovered_too(tmp_path, compression):
     assert (path / 'other_0.mcap').is_file()
 
 
+# --- bags that were ended, and are damaged
+
+
+def flip(file, at):
+    with file.open('r+b') as stream:
+        stream.seek(at)
+        byte = stream.read(1)[0]
+        stream.seek(at)
+        stream.write(bytes([byte ^ 1]))
+
+
+def test_a_flipped_bit_costs_its_chunk_alone(file, capsys):
+    indexes, held = chunks(file), counts(file)
+    hit = len(indexes) // 2
+    flip(file, indexes[hit].chunk_start_offset + indexes[hit].chunk_length // 2)
+    assert is_whole(file.parent)
+    with pytest.raises(BadBag, match='To repair it: vqbet recover'):
+        list(Bag.open(file.parent).messages())
+    assert main(['recover', str(file.parent)]) == 0
+    first = sum(held[:hit])
+    assert read(file.parent) == sent(COUNT)[:first] + sent(COUNT)[first + held[hit] :]
+    assert len(list(Bag.open(file.parent).messages())) == COUNT - held[hit]
+    printed = capsys.readouterr()
+    size = indexes[hit].chunk_length
+    assert (
+        f'lost   {size} bytes of the file (1 damaged chunks), and {held[hit]} messages that were '
+        'recorded\n' in printed.out
+    )
+    assert 'note   it was damaged: after ' in printed.out
+    assert read_custom_data(file.parent)['vqbet.outcome'] == 'incomplete'
+    assert not recover(file.parent).repaired
+
+
+def test_a_damaged_index_costs_nothing(plain):
+    flip(plain, plain.read_bytes().rindex(struct.pack('<Q', chunks(plain)[2].chunk_start_offset)))
+    with pytest.raises(BadBag, match='To repair it: vqbet recover'):
+        list(Bag.open(plain.parent).messages())
+    recovery = recover(plain.parent)
+    assert recovery.repaired
+    assert recovery.complete
+    assert read(plain.parent) == sent(COUNT)
+    assert read_custom_data(plain.parent)['vqbet.outcome'] == 'success'
+
+
+def rewrite_metadata(file, change):
+    path = file.parent / 'metadata.yaml'
+    document = yaml.safe_load(path.read_text())
+    change(document['rosbag2_bagfile_information'])
+    path.write_text(yaml.safe_dump(document, sort_keys=False))
+
+
+@pytest.mark.parametrize('more', [7, -7])
+def test_metadata_that_count_otherwise(plain, more):
+    # As if the metadata of another recording had been written over a bag's own.
+    def miscount(information):
+        information['message_count'] += more
+        information['topics_with_message_count'][0]['message_count'] += more
+
+    rewrite_metadata(plain, miscount)
+    recovery = recover(plain.parent)
+    assert recovery.repaired
+    assert recovery.missing == max(0, more)
+    assert recovery.complete == (more < 0)
+    assert recovery.ended
+    assert len(recovery.notes) == 1
+    assert read(plain.parent) == sent(COUNT)
+    outcome = 'success' if more < 0 else 'incomplete'
+    assert read_custom_data(plain.parent)['vqbet.outcome'] == outcome
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda information: information.update(custom_data='cut'),
+        lambda information: information.update(version='nine'),
+        lambda information: information.update(topics_with_message_count=[]),
+        lambda information: information.pop('starting_time'),
+    ],
+)
+def test_metadata_that_are_nonsense_are_made_anew(plain, change):
+    rewrite_metadata(plain, change)
+    recovery = recover(plain.parent)
+    assert recovery.repaired
+    assert recovery.complete
+    assert read(plain.parent) == sent(COUNT)
+    assert read_custom_data(plain.parent)['vqbet.outcome'] == 'success'
+    assert not recover(plain.parent).repaired
+
+
+def test_a_definition_that_is_damaged_is_the_installed_one(plain):
+    definition = describe(plain.parent)[0]
+    content = plain.read_bytes()
+    assert b'\x07\0\0\0ros2msg' in content
+    flip(plain, content.index(b'ros2msg') + 3)
+    (plain.parent / 'metadata.yaml').unlink()
+    recovery = recover(plain.parent)
+    assert read(plain.parent) == sent(COUNT)
+    (note,) = recovery.notes
+    assert "in the bag it was damaged: got encoding 'ros3msg', expected ros2msg or ros2idl" in note
+    assert describe(plain.parent)[0].keys() == definition.keys()
+
+
+def test_a_damaged_bag_of_several_files_is_left_alone(plain):
+    second = plain.with_name('e_1.mcap')
+    shutil.copy(plain, second)
+    rewrite_metadata(plain, lambda i: i.update(relative_file_paths=[plain.name, second.name]))
+    before = files_of(plain.parent)
+    with pytest.raises(BadBag, match=r'only a bag of one \.mcap file can be repaired\n  - /'):
+        recover(plain.parent)
+    assert files_of(plain.parent) == before
+
+
 # --- what happens to the original
 
 
@@ -363,7 +476,7 @@ def test_a_copy_that_is_not_right_is_not_taken(plain, monkeypatch, flip):
             make(path, count=10)
         return verify(path, expected, progress)
 
-    monkeypatch.setattr(recovering, 'verify', verify_damaged)
+    monkeypatch.setattr(copying, 'verify', verify_damaged)
     with pytest.raises(BadBag, match=r'is not right and is removed; the bag is untouched\n  - '):
         recover(plain.parent)
     assert files_of(plain.parent) == before

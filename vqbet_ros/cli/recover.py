@@ -9,18 +9,18 @@ import sys
 from typing import Any, TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vqbet_ros.recording.recovery import Recovery
+    from vqbet_ros.recording.copying import Recovery
 
 
 def add_parser(subparsers: Any) -> None:
     """Add the command to `vqbet`."""
     parser = subparsers.add_parser(
         'recover',
-        help='make a bag whole whose recorder was killed',
-        description='Make a bag whole whose recorder was killed or lost its power: every message '
-        'that is whole in the file is copied, the copy is read again and compared, and only then '
-        'takes the name of the bag. The original stays, as BAG.crashed. A whole bag is left as it '
-        'is.',
+        help='make a bag whole whose recorder was killed, or that is damaged',
+        description='Make a bag whole whose recorder was killed or lost its power, or that was '
+        'damaged since: every message that is whole in the file is copied, the copy is read again '
+        'and compared, and only then takes the name of the bag. The original stays, as '
+        'BAG.crashed. A whole bag is read through, and left as it is.',
     )
     parser.add_argument('bag', metavar='BAG', type=Path, help='folder of the bag')
     parser.add_argument('--json', metavar='FILE', type=Path, help='write what was done here')
@@ -47,6 +47,8 @@ class _Lines:
 
     def __call__(self, done: int, total: int) -> None:
         tenths = done * 10 // max(1, total)
+        if tenths < self._tenths:
+            self._tenths = 0  # it was looked through, and is now copied
         if tenths > self._tenths:
             self._tenths = tenths
             print(f'recovering: {tenths * 10} %', file=sys.stderr, flush=True)
@@ -60,14 +62,11 @@ def _told(recovery: 'Recovery') -> str:
     lines = [f'{recovery.path}: repaired']
     lines += [f'  kept   {held}' + (f', the last of {_time(recovery)}' if messages else '')]
     lines += [f'         {count:>8} {topic}' for topic, count in recovery.messages.items()]
-    if recovery.complete:
-        lines.append('  lost   nothing: the recorder was stopped after the last message')
-    else:
-        damaged = f', {recovery.damaged_chunks} damaged chunks' if recovery.damaged_chunks else ''
-        lines.append(
-            f'  lost   {recovery.lost_bytes} bytes of the file{damaged}, '
-            'and what had not yet been written: about the last second'
-        )
+    damaged = f' ({recovery.damaged_chunks} damaged chunks)' if recovery.damaged_chunks else ''
+    lost = [f'{recovery.lost_bytes} bytes of the file{damaged}'] if recovery.lost_bytes else []
+    lost += [f'{recovery.missing} messages that were recorded'] if recovery.missing else []
+    lost += [] if recovery.ended else ['what had not yet been written: about the last second']
+    lines.append(f'  lost   {", and ".join(lost) or "nothing"}')
     lines += [f'  note   {note}' for note in recovery.notes]
     original = recovery.kept_original
     lines.append(f'The original is kept: {original}')
@@ -87,6 +86,7 @@ def _figures(recovery: 'Recovery') -> dict[str, Any]:
         'complete': recovery.complete,
         'lost_bytes': recovery.lost_bytes,
         'damaged_chunks': recovery.damaged_chunks,
+        'missing_messages': recovery.missing,
         'kept_original': str(original) if original else None,
         'notes': list(recovery.notes),
     }

@@ -16,6 +16,7 @@ from rosbags.typesys import get_typestore, Stores
 from rosbags.typesys.store import Typestore
 from vqbet_ros.errors import UnknownType
 
+ENCODINGS = ('ros2msg', 'ros2idl')
 _TYPE = re.compile(r'([A-Za-z]\w*)/(msg|srv|action)/(\w+(?:/\w+)*)')
 _DELIMITER = '\n' + 80 * '=' + '\n'
 _PRIMITIVES = re.compile(r'bool|byte|char|float(32|64)|u?int(8|16|32|64)|w?string')
@@ -49,7 +50,7 @@ def definition_of(type_name: str) -> Definition:
             f"'{type_name}' is not the name of a message type, expected package/msg/Type"
         )
     missing: set[str] = set()
-    for encoding, suffix in (('ros2msg', '.msg'), ('ros2idl', '.idl')):
+    for encoding, suffix in zip(ENCODINGS, ('.msg', '.idl'), strict=True):
         texts: dict[str, str] = {}
         absent = _collect(type_name, suffix, texts)
         if not absent:

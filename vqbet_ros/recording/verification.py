@@ -1,5 +1,6 @@
 """Whether a bag holds exactly what it should, told by readers that did not write it."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 import hashlib
@@ -8,12 +9,11 @@ from pathlib import Path
 import struct
 from typing import Any, IO
 
-from mcap.exceptions import McapError
 from mcap.reader import make_reader
 from mcap.records import Channel, Message
 from mcap.stream_reader import StreamReader
-from rosbags.rosbag2 import Reader, ReaderError
-from vqbet_ros.recording.folder import mcap_file
+from rosbags.rosbag2 import Reader
+from vqbet_ros.recording.folder import mcap_file, read_information
 
 Progress = Callable[[int, int], None]
 """Called as (bytes done, bytes in all)."""
@@ -41,6 +41,29 @@ class Tally:
         return self.count, self.checksum.hexdigest()
 
 
+@dataclass
+class Contents:
+    """What a bag that was ended turned out to hold.
+
+    Attributes:
+        messages: How many could be read, per topic.
+        start_ns: Log time of the earliest one; 0 without messages.
+        last_ns: Log time of the latest one.
+        problems: Everything that is not as it should be.
+    """
+
+    messages: dict[str, int] = field(default_factory=dict)
+    start_ns: int = 0
+    last_ns: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    def add(self, topic: str, log_ns: int) -> None:
+        """Count a message."""
+        self.start_ns = min(self.start_ns or log_ns, log_ns)
+        self.last_ns = max(self.last_ns, log_ns)
+        self.messages[topic] += 1
+
+
 def verify(path: Path, expected: Mapping[str, Result], progress: Progress) -> list[str]:
     """Read a bag in three ways, and compare it with what it should hold.
 
@@ -64,8 +87,10 @@ def verify(path: Path, expected: Mapping[str, Result], progress: Progress) -> li
             indexed = _indexed_counts(stream)
         with Reader(path) as reader:
             opened = {topic: info.msgcount for topic, info in reader.topics.items()}
-    except (McapError, ReaderError, struct.error, ValueError) as error:
-        return [f'it cannot be read: {error}']
+    except OSError:
+        raise
+    except Exception as error:  # whatever a damaged file makes the readers raise
+        return [f'it cannot be read: {_text(error)}']
     found = (
         ('messages and checksums', read, dict(expected)),
         ('messages by the index', indexed, counts),
@@ -74,6 +99,57 @@ def verify(path: Path, expected: Mapping[str, Result], progress: Progress) -> li
     return [
         f'{what}: got {got}, expected {wanted}' for what, got, wanted in found if got != wanted
     ]
+
+
+def look_through(path: Path, progress: Progress) -> Contents:
+    """Read a bag that was ended as `vqbet prepare` does, checksums included, and count.
+
+    Args:
+        path: The bag's folder.
+        progress: Told how far it is.
+
+    Raises:
+        OSError: The disk failed.
+    """
+    files = sorted(path.glob('*.mcap'))
+    size = sum(file.stat().st_size for file in files)
+    seen = Contents()
+    indexed: Counter[str] = Counter()
+    try:
+        for file in files:
+            with file.open('rb') as stream:
+                indexed.update(_indexed_counts(stream))
+        with Reader(path) as reader:
+            seen.messages.update(dict.fromkeys(reader.topics, 0))
+            done = 0
+            for connection, log_ns, payload in reader.messages():
+                seen.add(connection.topic, log_ns)
+                done += len(payload)
+                progress(min(done, size), size)
+            told = {topic: info.msgcount for topic, info in reader.topics.items()}
+        custom = read_information(path).get('custom_data')
+    except OSError:
+        raise
+    except Exception as error:  # as above
+        after = sum(seen.messages.values())
+        seen.problems.append(f'after {after} messages it cannot be read: {_text(error)}')
+        return seen
+    if not isinstance(custom, dict | None):
+        seen.problems.append(f'custom_data: got {custom!r}, expected texts by key')
+    index = indexed or seen.messages  # other recorders need not count there
+    for topic in sorted({*seen.messages, *index}):
+        counts = seen.messages.get(topic, 0), index.get(topic, 0), told.get(topic, 0)
+        if len(set(counts)) > 1:
+            seen.problems.append(
+                '{}: got {} messages, expected {} by the index, {} by metadata.yaml'.format(
+                    topic, *counts
+                )
+            )
+    return seen
+
+
+def _text(error: Exception) -> str:
+    return f'{type(error).__name__}: {error}'
 
 
 def _read_all(stream: IO[bytes], progress: Progress) -> dict[str, Result]:
