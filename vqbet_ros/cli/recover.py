@@ -1,4 +1,4 @@
-"""`vqbet recover`: makes a bag whole whose recorder was killed."""
+"""`vqbet recover`: makes a bag whole whose recorder was killed, or that was damaged."""
 
 import argparse
 from datetime import datetime, timezone

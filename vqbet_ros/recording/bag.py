@@ -8,6 +8,7 @@ What is known when the episode begins stands in the MCAP file from the start, as
 """
 
 from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ class BagWriter:
 
     Raises:
         BadBag: The folder exists.
-        OSError: It cannot be written.
+        OSError: It cannot be written; nothing is left of it.
     """
 
     def __init__(
@@ -120,16 +121,20 @@ class BagWriter:
             self.path.mkdir(parents=True)
         except FileExistsError:
             raise BadBag(f'{self.path} exists already; a bag is never overwritten') from None
-        self._file = McapFile(
-            self.path / f'{self.path.name}_0.mcap',
-            options.compression,
-            options.chunk_bytes,
-            f'vqbet_ros {__version__}',
-        )
-        self._add_metadata(self._information(custom_data))
-        self._file.sync()
-        sync_folder(self.path)
-        sync_folder(self.path.parent)
+        with ExitStack() as undo:
+            undo.callback(_take_away, self.path)
+            self._file = McapFile(
+                self.path / f'{self.path.name}_0.mcap',
+                options.compression,
+                options.chunk_bytes,
+                f'vqbet_ros {__version__}',
+            )
+            undo.callback(self._file.release)
+            self._add_metadata(self._information(custom_data))
+            self._file.sync()
+            sync_folder(self.path)
+            sync_folder(self.path.parent)
+            undo.pop_all()
 
     @property
     def counts(self) -> dict[int, int]:
@@ -241,6 +246,11 @@ class BagWriter:
         """Close the file as it is, as if the program had been killed."""
         self._file.release()
 
+    def take_away(self) -> None:
+        """Remove the bag, which holds no message yet; where that fails, it is left unfinished."""
+        self.abandon()
+        _take_away(self.path)
+
     def describe(self) -> BagSummary:
         """Say what is in the file so far; messages that wait for their chunk do not count."""
         return self._summary(self._file.describe())
@@ -263,3 +273,11 @@ class BagWriter:
 
     def _add_metadata(self, information: Mapping[str, Any]) -> None:
         self._file.add_metadata(RECORD_NAME, {RECORD_KEY: to_yaml(information)})
+
+
+def _take_away(folder: Path) -> None:
+    # Why the bag could not be begun is told; a remainder is told of by whoever finds it.
+    with suppress(OSError):
+        for file in folder.glob('*.mcap'):
+            file.unlink()
+        folder.rmdir()

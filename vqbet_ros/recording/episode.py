@@ -75,7 +75,7 @@ class Episode:
     Raises:
         BadBag: The folder exists.
         UnknownType: A type has no definition here.
-        OSError: The folder cannot be written.
+        OSError: The folder cannot be written. Of what could not be begun, nothing is left.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Episode:
                 if topic is not None:
                     self._bag.number_of(topic, late=False)
         except BaseException:
-            self._bag.abandon()
+            self._bag.take_away()
             raise
         self._writer = EpisodeWriter(
             self._bag, queue_bytes=queue_bytes, on_message=self._on_message
