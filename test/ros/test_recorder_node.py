@@ -16,6 +16,7 @@ from std_msgs.msg import Float64MultiArray, String
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from vqbet_ros.errors import ConfigError
 from vqbet_ros.recording.bag import read_custom_data
+from vqbet_ros.recording.folder import read_information
 from vqbet_ros.ros import recorder_disk
 from vqbet_ros.ros.recorder_node import RecorderNode
 from vqbet_ros.spec import RobotSpec
@@ -207,6 +208,23 @@ def test_a_discarded_episode_is_put_aside_whole(record, robot, read_bag):
     assert not path.exists()
     assert read_bag(recorder.root / '.discarded' / path.name)
     assert not list(recorder.root.glob('small_*'))
+
+
+@pytest.mark.parametrize(
+    ('distro', 'asked', 'version'),
+    [('humble', 0, 8), ('iron', 0, 8), ('jazzy', 0, 9), ('', 0, 9), ('humble', 9, 9)],
+)
+def test_bags_are_such_as_the_sourced_ros_reads(
+    record, robot, monkeypatch, distro, asked, version
+):
+    monkeypatch.setenv('ROS_DISTRO', distro)
+    robot.publish_all()
+    recorder = record(metadata_version=asked)
+    recorder.start()
+    information = read_information(recorder.stop())
+    assert information['version'] == version
+    metadata = information['topics_with_message_count'][0]['topic_metadata']
+    assert isinstance(metadata['offered_qos_profiles'], str if version == 8 else list)
 
 
 def test_the_task_may_change_between_episodes(record, robot):
@@ -414,7 +432,7 @@ def test_diagnostics_while_recording_and_the_callbacks_are_short(record, robot, 
     [
         ({'spec': '/nowhere.yaml'}, 'no such file: /nowhere.yaml'),
         ({'compression': 'zip'}, "got 'zip', expected one of none, lz4, zstd"),
-        ({'metadata_version': 7}, 'metadata_version'),
+        ({'metadata_version': 7}, "'metadata_version': got '7', expected one of 0, 8, 9"),
         ({'extra_topics': ['a b']}, 'extra_topics'),
         ({'extra_topics': 'one'}, 'extra_topics'),
         ({'warn_free_gb': 1.0, 'stop_free_gb': 2.0}, 'warn_bytes'),

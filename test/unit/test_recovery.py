@@ -266,6 +266,15 @@ def test_what_describes_the_messages_comes_back(tmp_path):
         assert describe(path) == described
 
 
+@pytest.mark.parametrize(('distro', 'version'), [('humble', 8), ('jazzy', 9)])
+def test_a_bag_that_does_not_tell_is_made_for_the_sourced_ros(plain, monkeypatch, distro, version):
+    monkeypatch.setenv('ROS_DISTRO', distro)
+    cut(plain, 0)
+    recover(plain.parent)
+    information = yaml.safe_load((plain.parent / 'metadata.yaml').read_text())
+    assert information['rosbag2_bagfile_information']['version'] == version
+
+
 def describe(path):
     with (path / f'{path.name}_0.mcap').open('rb') as stream:
         reader = make_reader(stream)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 import json
+import os
 from pathlib import Path
 
 from mcap.records import Channel, Message, Schema
@@ -9,7 +10,7 @@ from vqbet_ros.errors import BadBag, listed
 from vqbet_ros.recording.bag import BagOptions, BagSummary, BagWriter
 from vqbet_ros.recording.definitions import Definition, definition_of, ENCODINGS
 from vqbet_ros.recording.folder import mcap_file, METADATA, read_information
-from vqbet_ros.recording.metadata import custom_data_of, parse_qos, Topic
+from vqbet_ros.recording.metadata import custom_data_of, parse_qos, Topic, version_read_by
 from vqbet_ros.recording.salvage import beginning_of, information_in, Salvage
 from vqbet_ros.recording.verification import Progress, Tally, verify
 
@@ -111,9 +112,11 @@ class Copying:
         begun = beginning_of(self._file)
         self._custom = custom_data_of(begun.information)
         version = begun.information.get('version')
+        if not isinstance(version, int):
+            version = version_read_by(os.environ.get('ROS_DISTRO', ''))
         options = BagOptions(
             compression=begun.compression,
-            metadata_version=8 if isinstance(version, int) and version < 9 else 9,
+            metadata_version=8 if version < 9 else 9,
             ros_distro=str(begun.information.get('ros_distro') or ''),
         )
         bag = BagWriter(self._copy, options, self._custom)

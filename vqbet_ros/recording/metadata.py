@@ -161,6 +161,17 @@ def bag_information(
     }
 
 
+def version_read_by(ros_distro: str) -> MetadataVersion:
+    """Return the version of metadata that `ros2 bag` of a distribution reads.
+
+    Humble's and Iron's expect QoS as text, and read no bag with a list of it.
+
+    Args:
+        ros_distro: For example 'jazzy'; empty where no ROS 2 is sourced.
+    """
+    return 8 if ros_distro in ('humble', 'iron') else 9
+
+
 def qos_text(profiles: Sequence[QosProfile], version: MetadataVersion) -> str:
     """Write QoS profiles as the YAML text that a channel's metadata holds."""
     return to_yaml([_qos_mapping(qos, version) for qos in profiles]).strip() if profiles else ''

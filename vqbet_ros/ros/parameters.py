@@ -21,7 +21,7 @@ def parameter(
     description: str,
     *,
     bounds: tuple[Any, Any] | None = None,
-    choices: Sequence[str] = (),
+    choices: Sequence[Any] = (),
     read_only: bool = True,
 ) -> Any:
     """Describe one field of a dataclass of parameters.
@@ -31,7 +31,7 @@ def parameter(
             since ROS reads no empty list: an empty text among them stands for nothing).
         description: One sentence, with the unit and what the default means.
         bounds: Lowest and highest number.
-        choices: The only texts allowed.
+        choices: The only values allowed.
         read_only: False for what may change while the node runs.
     """
     metadata = {
@@ -67,7 +67,7 @@ def declare(node: Node, cls: type[T]) -> T:
         if choices and declared.value not in choices:
             problems.append(
                 f"parameter '{field.name}': got '{declared.value}', "
-                f'expected one of {", ".join(choices)}'
+                f'expected one of {", ".join(map(str, choices))}'
             )
     if problems:
         raise ConfigError(listed(f'{node.get_name()}: wrong parameters', problems))
@@ -83,7 +83,9 @@ def _descriptor(field: 'dataclasses.Field[Any]') -> ParameterDescriptor:
         description=field.metadata['description'], read_only=field.metadata['read_only']
     )
     if field.metadata['choices']:
-        descriptor.additional_constraints = f'one of {", ".join(field.metadata["choices"])}'
+        descriptor.additional_constraints = (
+            f'one of {", ".join(map(str, field.metadata["choices"]))}'
+        )
     if field.metadata['bounds']:
         low, high = field.metadata['bounds']
         if isinstance(field.default, float):

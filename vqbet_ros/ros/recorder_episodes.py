@@ -16,6 +16,7 @@ from rclpy.task import Future
 from vqbet_ros.errors import listed, VqbetError
 from vqbet_ros.recording.bag import BagOptions
 from vqbet_ros.recording.episode import About, Episode
+from vqbet_ros.recording.metadata import version_read_by
 from vqbet_ros.recording.readiness import problems
 from vqbet_ros.recording.session import Answer, Outcome, Session, State
 from vqbet_ros.recording.unfinished import Unfinished, unfinished
@@ -235,7 +236,8 @@ class Episodes:
         options = BagOptions(
             compression=values.compression,  # type: ignore[arg-type]
             chunk_bytes=round(values.chunk_mb * 1e6),
-            metadata_version=values.metadata_version,  # type: ignore[arg-type]
+            metadata_version=values.metadata_version  # type: ignore[arg-type]
+            or version_read_by(about.versions['ros_distro']),
             ros_distro=about.versions['ros_distro'],
         )
         # Further topics that nobody publishes now may come; that they do not is no finding.

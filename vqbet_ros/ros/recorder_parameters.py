@@ -37,7 +37,9 @@ class RecorderParameters:
         bounds=(0.01, 65536.0),
     )
     metadata_version: int = parameter(
-        9, 'Version of metadata.yaml; 8 for Humble and Jazzy.', bounds=(8, 9)
+        0,
+        'Version of metadata.yaml; 0: what this ROS 2 reads, 8 for Humble and Iron, else 9.',
+        choices=(0, 8, 9),
     )
     warn_free_gb: float = parameter(
         10.0, 'Free disk in GB below which the status warns.', bounds=(0.0, 1e6)
