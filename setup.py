@@ -43,6 +43,7 @@ setup(
     install_requires=[
         'PyYAML>=6.0.1',
         'joblib>=1.3',
+        'lz4>=4.4',
         'mcap>=1.2',
         'numpy>=1.26',
         'opencv-python-headless>=4.9',
@@ -51,6 +52,7 @@ setup(
         'setuptools>=59.6',
         'torch>=2.4',
         'torchvision>=0.19',
+        'zstandard>=0.25',
     ],
     extras_require={
         'ros': [
@@ -58,13 +60,15 @@ setup(
             'ros-geometry-msgs>=5.5',
             'ros-kilted-rclpy[fastrtps]>=9.1',
             'ros-lifecycle-msgs>=2.3',
+            'ros-rcl-interfaces>=2.3',
             'ros-sensor-msgs>=5.5',
             'ros-std-msgs>=5.5',
             'ros-std-srvs>=5.5',
             'ros-trajectory-msgs>=5.5',
         ],
-        # What `vqbet bench data` and benchmarks/ read besides: videos and Parquet files.
-        'bench': ['av>=12.0', 'pyarrow>=15.0'],
+        # What `vqbet bench data` and benchmarks/ read besides: videos and Parquet files; and what
+        # reads the bags of `vqbet bench record`.
+        'bench': ['av>=12.0', 'mcap-ros2-support>=0.5.6', 'pyarrow>=15.0'],
         'onnx': ONNX,
         # Several processes that train one policy: accelerate launch.
         'distributed': ['accelerate>=1.0'],

@@ -142,6 +142,43 @@ def test_versions_agree():
     assert newest[1] == vqbet_ros.__version__
 
 
+def outside_packages(paths):
+    """Every top package that files import and that is neither ours nor Python's."""
+    found = {name.partition('.')[0] for path in paths for name in imported_packages(path)}
+    return found - sys.stdlib_module_names - {'vqbet_ros', ''}
+
+
+def test_whatever_is_imported_is_declared():
+    root = ElementTree.parse(ROOT / 'package.xml').getroot()
+    needed = {element.text for element in root.findall('exec_depend')}
+    tested = {element.text for element in root.findall('test_depend')}
+    imported = outside_packages([*SOURCES, *(ROOT / 'launch').glob('*.py')])
+    of_ros = re.compile(r'launch|launch_ros|rclpy|rcl_\w+|ament_\w+|\w+_(msgs|srvs|interfaces)')
+    ros = {name for name in imported if of_ros.fullmatch(name)}
+    # `ros2 launch` starts the launch files; the others come from the system where there is ROS.
+    assert needed == ros | {'ros2launch', 'python3-numpy', 'python3-yaml'}
+    in_tests = outside_packages((ROOT / 'test').rglob('*.py'))
+    assert {name for name in in_tests if of_ros.fullmatch(name)} <= needed | tested
+
+    setup = (ROOT / 'setup.py').read_text(encoding='utf-8')
+    declared = set(re.findall(r"'([\w-]+)(?:\[\w+\])?[<>=]=", setup))
+    names = {
+        'cv2': 'opencv-python-headless',
+        'mcap_ros2': 'mcap-ros2-support',
+        'pygame': 'pygame-ce',
+        'rclpy': 'ros-kilted-rclpy',
+        'yaml': 'PyYAML',
+    }
+    ignored = {'launch', 'launch_ros'}  # no wheel brings them
+    undeclared = {
+        name
+        for name in imported - ignored
+        if not {names.get(name, name), name.replace('_', '-'), f'ros-{name.replace("_", "-")}'}
+        & declared
+    }
+    assert not undeclared
+
+
 def test_ros_finds_the_executables():
     setup = configparser.ConfigParser()
     setup.read(ROOT / 'setup.cfg')
