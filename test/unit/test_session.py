@@ -239,11 +239,12 @@ class RealEpisode:
 
 @pytest.fixture
 def session(tmp_path):
-    return Session(tmp_path / 'deep' / 'recordings', 'left arm/2', RealEpisode)
+    root = tmp_path / 'deep' / 'recordings'
+    return Session(root, 'left arm/2', RealEpisode, wall_ns=lambda: NOW)
 
 
 def test_names_tell_robot_local_time_and_number(session):
-    session.start(NOW)
+    session.start(7 * S)  # a simulation's clock begins at 0
     moment = datetime.fromtimestamp(NOW / S)
     assert session.path is not None
     assert session.path.name == f'left_arm_2_{moment:%Y%m%d_%H%M%S}_01'
@@ -255,7 +256,7 @@ def test_names_tell_robot_local_time_and_number(session):
 def test_a_name_that_is_taken_is_passed_over(session, tmp_path):
     session.start(NOW)
     session.discard(NOW)
-    again = Session(session.root, 'left arm/2', RealEpisode)
+    again = Session(session.root, 'left arm/2', RealEpisode, wall_ns=lambda: NOW)
     again.start(NOW)
     assert again.path is not None
     assert again.path.name.endswith('_02')

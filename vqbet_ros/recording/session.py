@@ -6,6 +6,7 @@ from datetime import datetime
 from enum import Enum
 from pathlib import Path
 import re
+import time
 from typing import Literal, Protocol
 
 from vqbet_ros.errors import VqbetError
@@ -70,6 +71,7 @@ class Session:
             VqbetError) is told to the operator.
         label: Writes an outcome into a bag.
         move: Moves a bag into a folder.
+        wall_ns: Tells the date for an episode's name, also where `now_ns` is simulated.
     """
 
     def __init__(
@@ -79,12 +81,14 @@ class Session:
         open_episode: Callable[[Path], OpenEpisode],
         label: Callable[[Path, Outcome], None] | None = None,
         move: Callable[[Path, Path], None] | None = None,
+        wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self.root = root
         self._robot = re.sub(r'[^A-Za-z0-9_-]+', '_', robot)
         self._open_episode = open_episode
         self._label = label or _label
         self._move = move or _move
+        self._wall_ns = wall_ns
         self._running: OpenEpisode | None = None
         self._path: Path | None = None  # of the running episode
         self._began_ns = 0
@@ -139,7 +143,7 @@ class Session:
                 f'{self._path.name} is already being recorded, for '
                 f'{self.duration_s(now_ns):.0f} s; stop or discard it first'
             )
-        path = self._free_path(now_ns)
+        path = self._free_path()
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             self._running = self._open_episode(path)
@@ -244,8 +248,8 @@ class Session:
     def _hint(self) -> str:
         return f'; the last episode is {self._last.name}' if self._last else ''
 
-    def _free_path(self, now_ns: int) -> Path:
-        moment = datetime.fromtimestamp(now_ns / 1e9).astimezone()
+    def _free_path(self) -> Path:
+        moment = datetime.fromtimestamp(self._wall_ns() / 1e9).astimezone()
         begin = f'{self._robot}_{moment:%Y%m%d_%H%M%S}'
         number = self._count + 1
         while any(
