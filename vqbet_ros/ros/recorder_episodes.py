@@ -266,10 +266,10 @@ class Episodes:
         for one in list(self._unfinished):
             try:
                 held = recover(one.path)
-                self._node.get_logger().info(
-                    f'recovered {one.path.name}: {sum(held.messages.values())} messages; '
-                    f'the original is kept as {held.kept_original}'
-                )
+                text = f'recovered {one.path.name}: {sum(held.messages.values())} messages'
+                if held.kept_original:
+                    text += f'; the original is kept as {held.kept_original}'
+                self._node.get_logger().info(text)
             except (OSError, VqbetError) as error:
                 self._node.get_logger().error(f'{one.path.name}: not recovered: {error}')
                 continue
