@@ -153,7 +153,7 @@ def test_a_manager_that_never_answers_holds_nothing_up(graph, check):
     one, questions = check(), {None}
 
     def asked_again():
-        questions.add(one._pending)
+        questions.add(one._asking._pending)
         return len(questions) > 3
 
     until(asked_again, 'questions, one after the other')

@@ -19,11 +19,9 @@ from command_parts import (
     POSE,
     TRAJECTORY,
     TWIST,
-    until,
     VELOCITIES,
 )
 from geometry_msgs.msg import PoseStamped, TwistStamped
-import rclpy
 from rclpy.time import Time
 from std_msgs.msg import Float64, Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory
@@ -203,63 +201,6 @@ def test_a_gripper_on_a_topic(commander, listen, interface, kind):
     jaw.wait(count=2)
     data = [message.data for message in jaw.messages]
     assert [value if kind is Float64 else value[0] for value in data] == [0.2, 0.9]
-
-
-def controller(graph, name, **parameters):
-    """A node that answers for its parameters as a controller does."""
-    node = rclpy.create_node(name, context=graph.context)
-    for key, value in parameters.items():
-        node.declare_parameter(key, value)
-    return graph.add(node)
-
-
-def test_an_order_that_differs_from_the_controllers_is_found_and_nothing_is_sent(graph, commander):
-    commands = commander(ACTION)
-    assert commands.problem is None, 'nobody answers yet'
-    controller(graph, 'arm', joints=['b', 'a'])
-    until(lambda: commands.problem is not None, 'the answer of the controller')
-    assert commands.problem is not None
-    assert "/arm commands ['b', 'a'], the spec ['a', 'b']" in commands.problem
-    with pytest.raises(ConfigError, match='names and order must be the same'):
-        commands.send(np.array([0.25, -0.5]), NOW_NS)
-
-
-def test_the_same_order_is_no_problem(graph, commander, listen):
-    controller(graph, 'arm', joints=['a', 'b'])
-    commands = commander(ACTION)
-    until(lambda: commands._arm._check.answered, 'the answer of the controller')
-    assert commands.problem is None
-    listener = listen(Float64MultiArray, '/arm/commands')
-    commands.send(np.array([0.25, -0.5]), NOW_NS)
-    listener.wait()
-
-
-@pytest.mark.parametrize('partial', [False, True])
-def test_a_trajectory_controller_may_have_another_order_but_not_other_joints(
-    graph, commander, partial
-):
-    controller(graph, 'arm', joints=['c', 'b', 'a'], allow_partial_joints_goal=partial)
-    commands = commander(TRAJECTORY)
-    until(lambda: commands._arm._check.answered, 'the answer of the controller')
-    assert (commands.problem is None) == partial
-    assert not commands._arm._check.jerky, 'it has no such parameter'
-
-
-@pytest.mark.parametrize('name', ['interpolate_from_desired_state', 'open_loop_control'])
-@pytest.mark.parametrize('smooth', [False, True])
-def test_whether_a_controller_begins_where_joints_are_measured(graph, commander, name, smooth):
-    controller(graph, 'arm', joints=['a', 'b'], allow_partial_joints_goal=False, **{name: smooth})
-    commands = commander(TRAJECTORY)
-    until(lambda: commands._arm._check.answered, 'the answer of the controller')
-    assert commands._arm._check.jerky is not smooth
-    assert commands.problem is None
-
-
-def test_a_controller_without_the_parameter_is_not_asked_again(graph, commander):
-    controller(graph, 'arm')
-    commands = commander(ACTION)
-    until(lambda: commands._arm._check._timer.is_canceled(), 'the answer of the controller')
-    assert commands.problem is None
 
 
 @pytest.mark.skipif(CONTROL_MSGS, reason='control_msgs is installed')

@@ -13,10 +13,12 @@ import fault_robot as fault
 from lifecycle_msgs.msg import Transition
 import numpy as np
 from rclpy.duration import Duration
+from rclpy.parameter import Parameter
 from rclpy.time import Time
 from vqbet_ros.command_spec import CommandOptions, JointLimits
 
 pytest_plugins = ['fault_rig']
+LOOK_S = 0.5  # that often a controller is asked, and that often the node looks what is known
 # What is limited is the velocity that is commanded, how fast it changes, and how fast that does.
 PUSH = JointLimits(position=(-1.0, 1.0), velocity=5.0, acceleration=50.0)
 WATCH = replace(fault.SPEC.runtime.watch, tracking_error=None)  # velocities are at no place
@@ -170,3 +172,27 @@ def test_an_emergency_stop_ends_what_would_move_the_robot_on(rig, spec):
     sent = len(one.arm.commands)
     one.arm.pause(0.3)
     assert len(one.arm.commands) == sent
+
+
+@pytest.mark.parametrize('spec', [fault.SPEC, VELOCITIES], ids=['positions', 'velocities'])
+def test_a_controller_whose_joints_turn_out_wrong_in_motion_is_brought_to_rest(rig, spec):
+    one, names = rig(without_tracking(spec)), list(spec.action.names)
+    one.arm.node.declare_parameter('joints', names)
+    one.start()
+    other = [Parameter('joints', value=names[::-1])]
+    row = one.suffer(lambda: one.arm.node.set_parameters(other), 'hold', f'commands {names[::-1]}')
+    one.check_stop(row, 2 * LOOK_S + 0.1)
+    one.arm.pause(0.2)  # its last command is on the way
+    if spec is VELOCITIES:
+        assert stands(one)
+    sent = len(one.arm.commands)
+    one.arm.pause(0.5)
+    assert len(one.arm.commands) == sent
+    one.arm.node.set_parameters([Parameter('joints', value=names)])
+    one.wait_motion()  # by itself
+    one.check_limits()
+
+
+def without_tracking(spec):
+    watch = replace(spec.runtime.watch, tracking_error=None)
+    return replace(spec, runtime=replace(spec.runtime, watch=watch))

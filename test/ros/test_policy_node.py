@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 import threading
-import time
 from typing import Any
 
 import cv2
@@ -703,18 +702,26 @@ def test_the_spec_chooses_the_messages_of_the_commands(robot, drive, graph, spec
     assert len(driver.commands) == 0
 
 
-def test_a_controller_of_another_order_is_not_commanded(robot, drive, graph):
+@pytest.mark.parametrize('joints', [['y', 'x'], ['x', 'y']])
+def test_what_listens_in_another_order_is_never_commanded(robot, drive, graph, joints):
     controller = rclpy.create_node('forward_position_controller', context=graph.context)
-    controller.declare_parameter('joints', ['y', 'x'])
-    graph.add(controller)
-    driver = drive()
+    controller.create_subscription(Float64MultiArray, COMMANDS, lambda _: None, 1)
+    controller.declare_parameter('joints', joints)
+    driver = drive(enable=True)  # before the controller can have answered
     driver.activate()
-    driver.wait_ready()
-    found, deadline = driver.enable(), time.monotonic() + 20.0
-    while 'controller' not in found.message and time.monotonic() < deadline:  # it has to answer
-        found = driver.enable()
-    assert not found.success
-    assert "commands ['y', 'x'], the spec ['x', 'y']" in found.message
+    refused = driver.enable()
+    assert not refused.success
+    assert 'has not yet said which joints it commands' in refused.message
+    graph.add(controller)  # now it can
+    if joints == ['x', 'y']:
+        assert list(driver.commands.wait().data) == list(ACTION)
+        return
+    problem = "commands ['y', 'x'], the spec ['x', 'y']"
+    driver.status.wait(lambda s: problem in driver.values(s)['reason'], what=problem)
+    assert problem in driver.enable().message
+    driver.diagnostics.clear()
+    driver.diagnostics.wait(count=2)
+    assert len(driver.commands) == 0
 
 
 @pytest.mark.parametrize(

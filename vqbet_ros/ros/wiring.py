@@ -127,6 +127,7 @@ class Wiring:
             _LOOK_EVERY_S, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME)
         )
         self._undo += [timer.cancel, functools.partial(node.destroy_timer, timer)]
+        self._look()  # what is not known yet forbids commands from the first tick on
         node.get_logger().info(
             f'{spec.robot}: {", ".join(part.topic for part in spec.streams)} -> '
             f'{action.command_topic}, policy of {spec.rate_hz:g} Hz on {parameters.device}, '
@@ -154,7 +155,8 @@ class Wiring:
         """Arm; returns why not, empty when armed."""
         self._look()
         if self.pipeline.controller:
-            return self.pipeline.controller
+            more = self.pipeline.supervisor.refusals(self._now_ns())
+            return '; '.join([self.pipeline.controller, *map(str, more)])
         return '; '.join(map(str, self.pipeline.enable()))
 
     def scale(self, scale: float) -> None:

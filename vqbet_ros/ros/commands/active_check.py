@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from typing import Any
 
-from rclpy.clock import Clock, ClockType  # type: ignore[attr-defined]
 from rclpy.lifecycle import LifecycleNode
 from vqbet_ros.errors import UnknownType
+from vqbet_ros.ros.commands.asking import Asking
 from vqbet_ros.ros.commands.messages import message_type
 
 _ASK_EVERY_S = 1.0
@@ -34,47 +34,34 @@ class ActiveCheck:
         self.problem: str | None = None
         path = topic.rpartition('/')[0]
         space, _, self._name = path.rpartition('/')
-        self._node = node
-        self._client: Any = None
-        self._pending: Any = None
-        self._waited = 0
+        self._asking: Asking | None = None
         try:
-            self._type = message_type('controller_manager_msgs/srv/ListControllers', 'a check')
+            kind = message_type('controller_manager_msgs/srv/ListControllers', 'a check')
         except UnknownType:
             return
         self._manager = f'{space}/controller_manager'
-        self._client = node.create_client(self._type, f'{self._manager}/list_controllers')
-        self._timer = node.create_timer(
-            _ASK_EVERY_S, self._ask, clock=Clock(clock_type=ClockType.STEADY_TIME)
+        self._asking = Asking(
+            node,
+            kind,
+            f'{self._manager}/list_controllers',
+            every_s=_ASK_EVERY_S,
+            patience=_PATIENCE,
+            question=kind.Request,
+            take=self._take,
+            absent=self._absent,
         )
 
     def destroy(self) -> None:
         """Stop asking; safe to call twice."""
-        if self._client is not None:
-            self._timer.cancel()
-            self._node.destroy_timer(self._timer)
-            self._node.destroy_client(self._client)
-            self._client = None
+        if self._asking is not None:
+            self._asking.destroy()
 
-    def _ask(self) -> None:
-        if self._pending is not None:
-            self._waited += 1
-            if self._waited >= _PATIENCE:  # the manager went away before it answered
-                self._client.remove_pending_request(self._pending)
-                self._pending = None
-        elif self._client.service_is_ready():
-            self._waited = 0
-            self._pending = self._client.call_async(self._type.Request())
-            self._pending.add_done_callback(self._take)
-        else:
-            self.problem = None  # with the manager went what it said
-
-    def _take(self, future: Any) -> None:
-        self._pending = None
-        if future.cancelled() or future.exception() is not None:
-            return  # the timer asks again
-        states = ((one.name, one.state) for one in future.result().controller)
+    def _take(self, answer: Any) -> None:
+        states = ((one.name, one.state) for one in answer.controller)
         self.problem = inactive(self._name, states, self._manager)
+
+    def _absent(self) -> None:
+        self.problem = None  # with the manager went what it said
 
 
 def inactive(controller: str, states: Iterable[tuple[str, str]], manager: str) -> str | None:

@@ -68,7 +68,7 @@ class Commands:
 
     @property
     def problem(self) -> str | None:
-        """Why nothing may be sent, as soon as it is known."""
+        """Why the robot must not be moved; see `CommandInterface`."""
         problems = [part.problem for part in self._parts]
         return next((problem for problem in problems if problem is not None), None)
 
@@ -89,11 +89,7 @@ class Commands:
             raise ConfigError(listed('the commands cannot be sent from here', problems))
 
     def send(self, values: NDArray[np.float64], now_ns: int) -> None:
-        """Send (A,) numbers: the arm's, then the gripper's.
-
-        Raises:
-            VqbetError: There is a `problem`.
-        """
+        """Send (A,) numbers: the arm's, then the gripper's."""
         self._arm.send(values[: self._split], now_ns)
         self._grip(values, now_ns)
 
@@ -104,9 +100,6 @@ class Commands:
             values: (A,) what is due now.
             course: What the arm does from now on; None where it goes on with the last one.
             now_ns: The node's time.
-
-        Raises:
-            VqbetError: There is a `problem`.
         """
         if self._chunks is not None and course is not None:
             self._chunks.send_chunk(course, now_ns)

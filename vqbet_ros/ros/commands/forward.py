@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 from rclpy.lifecycle import LifecycleNode
 from std_msgs.msg import Float64MultiArray
-from vqbet_ros.errors import ConfigError
 from vqbet_ros.ros import qos
 from vqbet_ros.ros.commands.joints_check import JointsCheck
 from vqbet_ros.spec import ActionSpec
@@ -28,7 +27,7 @@ class Forward:
 
     @property
     def problem(self) -> str | None:
-        """Why nothing may be sent."""
+        """See `JointsCheck.problem`."""
         return self._check.problem if self._node is not None else None
 
     def configure(self, node: LifecycleNode) -> None:
@@ -40,8 +39,6 @@ class Forward:
 
     def send(self, values: NDArray[np.float64], now_ns: int) -> None:
         """Publish (n,) numbers; the message has no stamp."""
-        if self._check.problem is not None:
-            raise ConfigError(self._check.problem)
         self._publisher.publish(Float64MultiArray(data=values.tolist()))
         self._moving = self._action.is_velocity
 

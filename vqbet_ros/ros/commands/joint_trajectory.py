@@ -19,7 +19,6 @@ from rclpy.lifecycle import LifecycleNode
 from rclpy.time import Time
 from trajectory_msgs.msg import JointTrajectory as Message
 from trajectory_msgs.msg import JointTrajectoryPoint
-from vqbet_ros.errors import ConfigError
 from vqbet_ros.ros import qos
 from vqbet_ros.ros.commands.joints_check import JointsCheck
 from vqbet_ros.ros.commands.plain import (
@@ -61,7 +60,7 @@ class JointTrajectory:
 
     @property
     def problem(self) -> str | None:
-        """Why nothing may be sent."""
+        """See `JointsCheck.problem`."""
         return self._check.problem if self._node is not None else None
 
     def configure(self, node: LifecycleNode) -> None:
@@ -113,8 +112,6 @@ class JointTrajectory:
         return now_ns if self._steady is None else self._steady()
 
     def _publish(self, points: Points, start_ns: int) -> None:
-        if self._check.problem is not None:
-            raise ConfigError(self._check.problem)
         message = Message(joint_names=list(self._action.names))
         message.header.stamp = Time(nanoseconds=start_ns).to_msg()  # zero: at once
         message.points = [

@@ -15,7 +15,11 @@ class CommandInterface(Protocol):
 
     @property
     def problem(self) -> str | None:
-        """Why nothing may be sent, as soon as it is known; None while nothing is."""
+        """Why the robot must not be moved; None where nothing is known against it.
+
+        Whoever sends looks at it: while it stands a motion is brought to rest, which has to be
+        sent all the same, and none is begun.
+        """
 
     def configure(self, node: LifecycleNode) -> None:
         """Create what sends.
@@ -30,9 +34,6 @@ class CommandInterface(Protocol):
         Args:
             values: (n,) finite numbers, within the limits.
             now_ns: The node's time, for the message's stamp.
-
-        Raises:
-            VqbetError: There is a `problem`.
         """
 
     def stop(self, now_ns: int) -> None:
