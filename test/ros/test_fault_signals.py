@@ -60,7 +60,9 @@ def steps_of(commands):
     return np.array([np.abs(np.subtract(b, a)).max() for a, b in itertools.pairwise(places)])
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM], ids=['SIGINT', 'SIGTERM'])
+@pytest.mark.parametrize(
+    'number', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name
+)
 def test_a_signal_in_motion_brings_the_robot_to_rest_and_ends_the_process(moving, number):
     process, arm, judge = moving
     heard, began_s = len(arm.commands), time.monotonic()

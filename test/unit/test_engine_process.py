@@ -1,6 +1,7 @@
 """A policy in a process of its own decides as it does here, and its end is noticed."""
 
 from dataclasses import replace
+from multiprocessing import Pipe
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from vqbet_ros.errors import ConfigError, VqbetError
 from vqbet_ros.policy.checkpoint import save_checkpoint
 from vqbet_ros.policy.engine import Engine
 from vqbet_ros.policy.remote import EngineProcess, PolicyLost, RemoteTraceback
-from vqbet_ros.policy.server import _sendable
+from vqbet_ros.policy.server import _sendable, Server
 
 TIMEOUT_S = 20.0
 
@@ -103,7 +104,7 @@ def test_a_mistake_arrives_as_it_is_and_the_next_question_is_answered(there):
 
 
 def test_signals_of_a_terminal_do_not_end_it(there):
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         os.kill(there.pid, number)
     assert there.plan(Recording().observation(3)).codes.shape == (2,)
 
@@ -153,3 +154,37 @@ def test_errors_of_classes_that_may_be_unknown_are_told_in_words():
     told = _sendable(Local('why'))
     assert type(told) is RuntimeError
     assert str(told) == 'Local: why'
+
+
+class Failing(Server):
+    """Comes to what is hard to tell."""
+
+    def _reset(self):
+        raise EOFError('a file ends too early')
+
+    def _warm_up(self):
+        return threading.Lock()
+
+    def _set_goal(self, images, state):
+        raise ValueError(threading.Lock())
+
+
+def test_only_a_closed_connection_ends_it():
+    here, there = Pipe()
+    thread = threading.Thread(target=Failing(there).serve)
+    thread.start()
+    for name, arguments, kind, text in (
+        ('reset', (), EOFError, 'a file ends too early'),
+        ('warm_up', (), RuntimeError, 'what warm_up came to cannot be sent: TypeError'),
+        ('set_goal', (None, None), RuntimeError, 'ValueError: <unlocked _thread.lock'),
+    ):
+        here.send((name, arguments))
+        assert here.poll(TIMEOUT_S), name
+        answer, (error, trace) = here.recv()
+        assert (answer, type(error)) == ('error', kind)
+        assert text in str(error)
+        assert 'Traceback' in trace
+    here.close()
+    thread.join(TIMEOUT_S)
+    assert not thread.is_alive()
+    there.close()

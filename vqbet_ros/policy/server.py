@@ -1,8 +1,10 @@
 """The process of an `EngineProcess`: `python -m vqbet_ros.policy.server FILE_DESCRIPTOR`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 import os
+import pickle
 import signal
 import sys
 import traceback
@@ -19,6 +21,24 @@ from vqbet_ros.policy.remote import Facts, Question
 _NICE = 5  # where cores are few, messages and commands go before plans
 
 
+class _Gone(Exception):
+    """Whoever asks has closed the connection."""
+
+
+def _send(connection: Connection, content: object) -> None:
+    try:
+        connection.send(content)
+    except ConnectionError as error:
+        raise _Gone from error
+
+
+def _receive(connection: Connection) -> Any:
+    try:
+        return connection.recv()
+    except (EOFError, ConnectionError) as error:
+        raise _Gone from error
+
+
 @dataclass(frozen=True)
 class _Frame:
     """A frame whose picture is fetched when it is wanted."""
@@ -30,8 +50,8 @@ class _Frame:
     @property
     def image(self) -> NDArray[np.uint8]:
         key: Key = (self.camera, self.stamp_ns)
-        self.connection.send(('picture', key))
-        picture: NDArray[np.uint8] = self.connection.recv()
+        _send(self.connection, ('picture', key))
+        picture: NDArray[np.uint8] = _receive(self.connection)
         return picture
 
 
@@ -55,18 +75,26 @@ class Server:
 
     def serve(self) -> None:
         """Answer until the other end is closed."""
-        while True:
-            try:
-                name, arguments = self._connection.recv()
-            except (EOFError, ConnectionResetError):
-                return
-            try:
-                answer = 'answer', getattr(self, f'_{name}')(*arguments)
-            except (EOFError, ConnectionError):
-                return  # nobody is left to be answered
-            except Exception as error:
-                answer = 'error', (_sendable(error), traceback.format_exc())
-            self._connection.send(answer)
+        try:
+            while True:
+                self._answer(*_receive(self._connection))
+        except _Gone:
+            return
+
+    def _answer(self, name: str, arguments: Sequence[Any]) -> None:
+        try:
+            answer = 'answer', getattr(self, f'_{name}')(*arguments)
+        except _Gone:
+            raise
+        except Exception as error:
+            answer = 'error', (_sendable(error), traceback.format_exc())
+        try:
+            _send(self._connection, answer)
+        except _Gone:
+            raise
+        except Exception as error:  # it cannot be pickled; nothing of it was sent
+            told = RuntimeError(f'what {name} came to cannot be sent: {error!r}')
+            _send(self._connection, ('error', (told, traceback.format_exc())))
 
     def _load(self, checkpoint: str, device: str, threads: int) -> Facts:
         self._engine = engine = Engine.load(checkpoint, pick_device(device), threads)
@@ -111,16 +139,22 @@ class Server:
 
 
 def _sendable(error: Exception) -> Exception:
-    """Return the error, or what says the same where its class may not be known there."""
-    if type(error).__module__ in ('builtins', VqbetError.__module__):
-        return error
-    return RuntimeError(f'{type(error).__name__}: {error}')
+    """Return the error, or what says the same where it may not be understood there."""
+    told = RuntimeError(f'{type(error).__name__}: {error}')
+    if type(error).__module__ not in ('builtins', VqbetError.__module__):
+        return told
+    try:
+        pickle.dumps(error)
+    except Exception:  # of what it holds
+        return told
+    return error
 
 
 def main() -> int:
     """Serve the connection that was inherited."""
-    # Ctrl-C reaches all processes of a terminal; this one is needed until the robot stands.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    # Ctrl-C, and its closing, reach all processes of a terminal; this one is needed until the
+    # robot stands.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     os.nice(_NICE)
     Server(Connection(int(sys.argv[1]))).serve()

@@ -6,13 +6,16 @@ import signal
 import socket
 import sys
 import threading
-from typing import Protocol
+from typing import Any, Protocol
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from vqbet_ros.errors import VqbetError
+
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What ends a node; SIGHUP comes when its terminal is closed."""
 
 
 class RunnableNode(Protocol):
@@ -31,6 +34,17 @@ class RunnableNode(Protocol):
         """End the node's threads; safe to call twice."""
 
 
+def _ignore_signals() -> None:
+    """Let nothing cut an ending short: launch and the terminal may each send a signal."""
+    for number in _ENDING:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _on_signal(number: int, frame: Any) -> None:
+    _ignore_signals()
+    raise KeyboardInterrupt
+
+
 def _wake_on_signals(executor: SingleThreadedExecutor) -> None:
     """Let a waiting executor come back to Python, which then raises what a signal asks for."""
     reader, writer = socket.socketpair()
@@ -46,7 +60,7 @@ def _wake_on_signals(executor: SingleThreadedExecutor) -> None:
 
 
 def run(name: str, build: Callable[[], RunnableNode], args: list[str] | None) -> int:
-    """Run one node until SIGINT or SIGTERM, in the main thread.
+    """Run one node until SIGINT, SIGTERM or SIGHUP, in the main thread.
 
     Args:
         name: The program's name, for errors.
@@ -64,7 +78,9 @@ def run(name: str, build: Callable[[], RunnableNode], args: list[str] | None) ->
         # rclpy's own handlers would shut the context down at once: a robot in motion could not be
         # brought to rest, since nothing can be published then.
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        for number in _ENDING:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup: it outlives its terminal
+                signal.signal(number, _on_signal)
         node = build()
         if not node.start():
             return 1
@@ -87,9 +103,7 @@ def run(name: str, build: Callable[[], RunnableNode], args: list[str] | None) ->
         if rclpy.ok():
             raise
     finally:
-        # launch and the terminal may each send a signal: the second must not cut the ending short.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
+        _ignore_signals()
         if node is not None:
             node.close()
             if isinstance(node, Node):
