@@ -15,7 +15,9 @@ from lifecycle_msgs.msg import Transition
 import numpy as np
 import rclpy
 from rclpy.context import Context
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import Bool, Float64MultiArray
+from vqbet_ros.ros import qos
 
 pytest_plugins = ['fault_rig']
 LOOK_S = 0.5  # that often the node looks who is on its topics
@@ -82,6 +84,46 @@ def test_an_emergency_stop_outlives_the_configuration(rig):
     estop.publish(Bool(data=False))
     wait_until(one, lambda: not one.node._estop.pressed)
     one.start()
+
+
+def test_an_emergency_stop_that_was_pressed_before_the_node_was_there_is_heard(rig, graph):
+    """By a publisher that keeps its last message; who keeps none cannot take it back."""
+    kept = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    estop = graph.node.create_publisher(Bool, '/policy_node/estop', kept)
+    other = graph.node.create_publisher(Bool, '/policy_node/estop', 1)
+    estop.publish(Bool(data=True))
+    one = rig()
+    wait_until(one, lambda: one.node._estop.pressed)
+    one.activate()
+    wait_until(one, lambda: 'emergency stop' in one.enable().message)
+    heard = one.node._estop._switches[0]
+    wait_until(one, lambda: other.get_subscription_count() == len(qos.OPERATOR))
+    other.publish(Bool(data=True))
+    wait_until(one, lambda: heard.pressed)
+    other.publish(Bool(data=False))
+    wait_until(one, lambda: not heard.pressed)
+    assert not one.reset().success
+    assert not one.arm.commands
+    estop.publish(Bool(data=False))
+    one.recover()
+    estop.publish(Bool(data=True))
+    one.wait('fault', 'emergency stop')
+
+
+def test_a_reset_without_a_fault_says_so_and_changes_nothing(rig):
+    one = rig()
+    one.activate()
+    assert one.reset().message == 'there is no fault: disarmed'
+    one.go()
+    answer = one.reset()
+    assert answer.success
+    assert answer.message == 'there is no fault: running'
+    first = len(one.ticks)
+    one.wait_ticks(10)
+    assert all(tick.is_policy for tick in one.ticks[first:])
+    one.node.pipeline.supervisor.fault('a test')
+    one.wait('fault')
+    assert one.reset().message == 'disarmed'
 
 
 @pytest.mark.parametrize('how', ['released', 'silent'])

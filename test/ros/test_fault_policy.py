@@ -191,6 +191,9 @@ def test_parameters_that_are_refused_change_nothing(rig, tmp_path):
     one.activate()
     for value in (float('nan'), 1.5, -0.1, 'fast', True):
         assert not one.set('speed_scale', value).successful
+    for value in (float(np.nextafter(np.float32(1), np.float32(2))), -1e-12, 1.0):  # a rounding
+        one.set('speed_scale', value)
+        assert 0.0 <= one.node.pipeline.supervisor._scale <= 1.0
     # Together, the speed is not changed either where the goal is refused.
     together: dict[str, Any] = {'speed_scale': 0.1, 'goal': 'nowhere.png'}
     messages = [Parameter(key, value=value).to_parameter_msg() for key, value in together.items()]

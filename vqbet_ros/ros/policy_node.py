@@ -24,7 +24,7 @@ from vqbet_ros.ros import qos
 from vqbet_ros.ros.checkpoints import load_engine
 from vqbet_ros.ros.diagnostics import diagnostic
 from vqbet_ros.ros.inference import PolicyEngine
-from vqbet_ros.ros.operator import Switch
+from vqbet_ros.ros.operator import EmergencyStop
 from vqbet_ros.ros.parameters import declare
 from vqbet_ros.ros.pipeline import Pipeline
 from vqbet_ros.ros.policy_parameters import PolicyParameters
@@ -32,6 +32,7 @@ from vqbet_ros.ros.report import Reporter
 from vqbet_ros.ros.running import run
 from vqbet_ros.ros.thread_priority import ThreadPriority
 from vqbet_ros.ros.wiring import Wiring
+from vqbet_ros.runtime.outcome import State
 
 
 def _reported(transition: Callable[..., Any]) -> Callable[..., Any]:
@@ -75,7 +76,7 @@ class PolicyNode(LifecycleNode):
         self.create_service(SetBool, '~/enable', self._on_enable)
         self.create_service(Trigger, '~/reset', self._on_reset)
         # In every state: what is pressed stays pressed while the node is configured anew.
-        self._estop = Switch(self, '~/estop', self._on_estop)
+        self._estop = EmergencyStop(self, '~/estop', self._on_estop)
         # Also while simulated time stands still it says so.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(1.0, self._on_second, clock=steady)
@@ -204,9 +205,11 @@ class PolicyNode(LifecycleNode):
         if self.pipeline is None:
             response.success, response.message = False, 'not configured: there is no fault'
             return response
+        before = self.pipeline.supervisor.state
         causes = self.pipeline.clear_fault()
+        done = 'disarmed' if before is State.FAULT else f'there is no fault: {before.value}'
         response.success = not causes
-        response.message = '; '.join(map(str, causes)) or 'disarmed'
+        response.message = '; '.join(map(str, causes)) or done
         return response
 
     def _on_estop(self, pressed: bool) -> None:

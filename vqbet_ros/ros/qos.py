@@ -47,6 +47,16 @@ OPERATOR = tuple(
 )
 """What an operator sends: the first loses nothing, the second hears also who sends best effort."""
 
+LATCHED = (
+    QoSProfile(
+        history=HistoryPolicy.KEEP_LAST,
+        depth=1,
+        reliability=ReliabilityPolicy.RELIABLE,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL,
+    ),
+)
+"""Hears who keeps the last message for those that come later, and nobody else."""
+
 STATUS = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,
     depth=10,

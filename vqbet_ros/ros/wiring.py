@@ -161,6 +161,8 @@ class Wiring:
 
     def scale(self, scale: float) -> None:
         """Use a share of the largest velocities, 0 to 1."""
+        # ROS lets numbers into the parameter's range that are beyond it by a rounding.
+        scale = min(max(scale, 0.0), 1.0)
         unscaled = self.pipeline.supervisor.set_speed_scale(scale)
         if unscaled:
             self._node.get_logger().warning(
