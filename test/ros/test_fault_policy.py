@@ -13,6 +13,7 @@ from lifecycle_msgs.msg import Transition
 import numpy as np
 from rcl_interfaces.srv import SetParametersAtomically
 from rclpy.parameter import Parameter
+from std_msgs.msg import Bool
 from vqbet_ros.runtime.gate import ReasonKind
 
 pytest_plugins = ['fault_rig']
@@ -184,6 +185,30 @@ def test_a_new_goal_counts_within_two_ticks(rig, tmp_path):
     one.wait_ticks(25)
     assert one.policy.centre is kept
     one.wait_motion()
+
+
+def test_a_goal_for_a_policy_that_hangs_is_refused_and_the_emergency_stop_is_heard(rig, tmp_path):
+    one, stuck = rig(policy=fault.Circle(goal_steps=1)).start(), fault.Stuck()
+    estop = one.arm.node.create_publisher(Bool, '/policy_node/estop', 5)
+    one.until(lambda: estop.get_subscription_count() > 0, 'a listener')
+    camera = fault.SPEC.cameras[0]
+    cv2.imwrite(str(tmp_path / 'goal.png'), np.zeros((camera.height, camera.width, 3), np.uint8))
+    one.policy.spoil = stuck
+    assert stuck.came.wait(20.0)
+    one.status.clear()
+    assert one.enable(False).success
+    one.wait('disarmed')
+    answer = one.set('goal', str(tmp_path / 'goal.png'))
+    assert not answer.successful
+    assert 'the policy has not come back from a decision' in answer.reason
+    estop.publish(Bool(data=True))
+    one.wait('fault', 'emergency stop')
+    one.policy.spoil = lambda actions: actions
+    stuck.go.set()
+    estop.publish(Bool(data=False))
+    one.recover()
+    assert one.node.get_parameter('goal').value == ''
+    one.check_limits()
 
 
 def test_parameters_that_are_refused_change_nothing(rig, tmp_path):

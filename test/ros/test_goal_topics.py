@@ -17,11 +17,13 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CompressedImage, Image
 from vqbet_ros.data.messages import DECODERS
-from vqbet_ros.errors import ConfigError
+from vqbet_ros.errors import ConfigError, VqbetError
 from vqbet_ros.message_types import COMPRESSED_IMAGE
 from vqbet_ros.resources import resource
 from vqbet_ros.ros import goals
-from vqbet_ros.ros.goals import Goals, GoalTopics
+from vqbet_ros.ros.checkpoints import read_goal_for
+from vqbet_ros.ros.goal_topics import APART_S, GoalTopics
+from vqbet_ros.ros.goals import Goals
 from vqbet_ros.spec import Crop, RobotSpec
 
 pytestmark = pytest.mark.ros
@@ -194,7 +196,7 @@ def test_what_the_policy_refuses_is_reported(listen, sender):
 
 
 def test_half_a_goal_does_not_wait_for_ever(listen, sender):
-    times = iter([0.0, goals.APART_S + 1, goals.APART_S + 2])
+    times = iter([0.0, APART_S + 1, APART_S + 2])
     applied, told, refused = listen(clock=lambda: next(times))
     sender.send('/policy_node/goal/image/top', raw(pixels(1)))
     told.wait(1)
@@ -237,7 +239,7 @@ class Changing:
 
     def _on_parameters(self, parameters):
         try:
-            self.goals.request(parameters[0].value, wait=False)
+            self.goals.request(parameters[0].value, wait_s=0.0)
         except ConfigError as error:
             return SetParametersResult(successful=False, reason=str(error))
         self.parameters(parameters[0].value)
@@ -340,11 +342,35 @@ def test_a_goal_that_turns_out_wrong_sets_the_parameter_back(changing, picture):
 
 def test_waiting_for_a_goal_raises_what_is_wrong_with_it(changing, picture):
     one = changing()
-    one.goals.request(str(picture(5)), wait=True)
+    one.goals.request(str(picture(5)), wait_s=20.0)
     assert one.goals.name == str(picture(5))
     with pytest.raises(ConfigError, match='the picture is 96x40'):
-        one.goals.request(str(picture(8, size=40)), wait=True)
+        one.goals.request(str(picture(8, size=40)), wait_s=20.0)
     assert one.engine.goals.items == [[5, 5]]
+
+
+def test_waiting_for_a_policy_that_hangs_ends_with_a_refusal(changing, picture):
+    one = changing()
+    one.goals.request(str(picture(5)), wait_s=20.0)
+    with one.lock, pytest.raises(VqbetError, match='not come back from a decision'):
+        one.goals.request(str(picture(6)), wait_s=0.2)
+    one.goals.request(str(picture(7)), wait_s=20.0)
+    assert one.engine.goals.items == [[5, 5], [7, 7]]
+
+
+def test_what_takes_longer_than_anybody_waits_goes_on_beside(changing, picture, monkeypatch):
+    one, go = changing(), threading.Event()
+    one.set(picture(5))
+    one.changes.wait(1)
+    one.parameters.wait(1)
+    monkeypatch.setattr(goals, 'read_goal_for', lambda *a: go.wait(20.0) and read_goal_for(*a))
+    one.goals.request(str(picture(6)), wait_s=0.1)  # returns, and refuses nothing
+    go.set()
+    assert one.changes.wait(2) == str(picture(6))
+    go.clear()
+    one.goals.request(str(picture(8, size=40)), wait_s=0.1)
+    go.set()
+    assert one.parameters.wait(2) == str(picture(6))  # set back
 
 
 def test_a_goal_from_the_topic_takes_the_place_of_the_parameters(changing, picture, sender):

@@ -5,115 +5,23 @@ topics ──pictures──► decode ──────┴─► encode ─► 
 """
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotYet  # not the built-in one before Python 3.11
 import functools
 import threading
 import time
 import traceback
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from sensor_msgs.msg import CompressedImage, Image
 from vqbet_ros.data.goals import GoalData, GoalName
-from vqbet_ros.data.messages import DECODERS
-from vqbet_ros.errors import BadMessage, VqbetError
-from vqbet_ros.message_types import COMPRESSED_IMAGE, IMAGE
-from vqbet_ros.ros import qos
+from vqbet_ros.errors import VqbetError
 from vqbet_ros.ros.checkpoints import read_goal_for, require_goals
-from vqbet_ros.spec import CameraSpec, RobotSpec
+from vqbet_ros.ros.goal_topics import GoalTopics
+from vqbet_ros.spec import RobotSpec
 
-APART_S = 60.0
-"""Pictures of one goal come within this time of each other; an older one is let go."""
-
-_JOIN_S = 1.0  # a disk that hangs must not hang its owner
-
-
-class GoalTopics:
-    """Puts a goal together from the pictures on `~/goal/image/<camera>` and `.../compressed`.
-
-    A goal is there once every camera has its picture. The next goal begins without any.
-
-    Args:
-        node: Subscribes.
-        spec: Says the cameras, their crops and sizes.
-        steps: Goal frames g; a picture stands for all of them.
-        needs_state: Whether the policy's goals have a state, which pictures do not bring.
-        apply: Takes the goal; may refuse it with a VqbetError.
-        tell: Is told what becomes of the pictures.
-        refuse: Is told why a picture or a goal was not taken.
-        clock: A time in s that never goes back.
-    """
-
-    def __init__(
-        self,
-        node: Node,
-        spec: RobotSpec,
-        *,
-        steps: int,
-        needs_state: bool,
-        apply: Callable[[GoalData], None],
-        tell: Callable[[str], object],
-        refuse: Callable[[str], object],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """Subscribe."""
-        self._node, self._spec, self._steps, self._needs_state = node, spec, steps, needs_state
-        self._apply, self._tell, self._refuse, self._clock = apply, tell, refuse, clock
-        self._pictures: dict[str, tuple[float, NDArray[np.uint8]]] = {}
-        self._subscriptions: list[Any] = [
-            node.create_subscription(
-                kind,
-                f'~/goal/image/{camera.name}{suffix}',
-                functools.partial(self._on_picture, camera, type_name),
-                qos.GOAL,
-                raw=True,
-            )
-            for camera in spec.cameras
-            for kind, type_name, suffix in (
-                (Image, IMAGE, ''),
-                (CompressedImage, COMPRESSED_IMAGE, '/compressed'),
-            )
-        ]
-
-    def destroy(self) -> None:
-        """Listen no more."""
-        for subscription in self._subscriptions:
-            self._node.destroy_subscription(subscription)
-        self._subscriptions = []
-
-    def _on_picture(self, camera: CameraSpec, type_name: str, payload: bytes) -> None:
-        try:
-            require_goals(self._steps, f'a goal image of {camera.name}')
-            if self._needs_state:
-                raise BadMessage(
-                    "this policy's goals have a state (goal_state: true), which a picture does "
-                    "not bring; set the parameter 'goal' to PATH[:frame] of a dataset or bag"
-                )
-            picture = DECODERS[type_name](payload, camera)
-            self._take(camera.name, picture)
-        except VqbetError as error:
-            self._refuse(f'goal image of {camera.name} refused, the old goal stays: {error}')
-
-    def _take(self, name: str, picture: NDArray[np.uint8]) -> None:
-        now_s = self._clock()
-        self._pictures[name] = now_s, picture
-        for other, (came_s, _) in list(self._pictures.items()):
-            if now_s - came_s > APART_S:
-                del self._pictures[other]
-                self._refuse(f'goal image of {other} let go: {now_s - came_s:.0f} s old')
-        waiting = [c.name for c in self._spec.cameras if c.name not in self._pictures]
-        if waiting:
-            self._tell(f'goal image of {name} is there, waiting for {", ".join(waiting)}')
-            return
-        pictures, self._pictures = self._pictures, {}
-        images = {
-            camera: np.repeat(image[None], self._steps, axis=0)  # (g, H, W, 3)
-            for camera, (_, image) in pictures.items()
-        }
-        self._apply(GoalData(images, state=None))
+_JOIN_S = 0.5  # a disk that hangs must not hang its owner
 
 
 class Goals:
@@ -165,16 +73,17 @@ class Goals:
             refuse=log.error,
         )
 
-    def request(self, text: str, *, wait: bool) -> None:
+    def request(self, text: str, *, wait_s: float) -> None:
         """Change the goal to what the parameter says.
 
         Args:
             text: `PATH[:episode/E][:FRAME]`; empty for none.
-            wait: Return once that is done; else what takes time is done in the background, and a
-                goal that is refused there is logged, with the parameter set back.
+            wait_s: The longest time until this returns. What takes longer goes on in the
+                background; a goal that is refused there is logged, with the parameter set back.
 
         Raises:
-            VqbetError: It does not fit; without `wait`, what is plain to see of that.
+            VqbetError: It does not fit, or the policy hangs, as far as that shows in this time;
+                what is plain to see does at once.
         """
         if self._restoring:
             return
@@ -183,28 +92,33 @@ class Goals:
             GoalName.parse(text)
         number = self._next()
         read = functools.partial(self._read, text, number)
-        if wait:
-            # By a thread that is an ordinary one: the caller may go before all others.
-            with ThreadPoolExecutor(1) as pool:
-                turn = pool.submit(self._take_turn, number, text, read, is_parameter=True)
-            failure = turn.exception()
-            if failure is not None and not isinstance(failure, VqbetError):
-                raise VqbetError(f'{type(failure).__name__}: {failure}') from failure
-            turn.result()
-        else:
-            self._start(number, text, read, is_parameter=True)
+        patience_s = wait_s / 2 if wait_s else None
+        turn = self._start(number, text, read, is_parameter=True, patience_s=patience_s)
+        try:
+            # Without a wait, what becomes of it is always told in the same way.
+            failure = turn.exception(wait_s) if wait_s else None
+        except NotYet:
+            failure = None
+        if isinstance(failure, VqbetError):
+            raise failure
+        if failure is not None:
+            raise VqbetError(f'{type(failure).__name__}: {failure}') from failure
+        turn.add_done_callback(functools.partial(self._report, number, is_parameter=True))
 
     def close(self) -> None:
         """Forget what is being read, and listen no more."""
         self._next()
         self._topics.destroy()
+        end_s = time.monotonic() + _JOIN_S
         for thread in self._threads:
-            thread.join(_JOIN_S)
+            thread.join(max(0.0, end_s - time.monotonic()))
 
     def _offer(self, goal: GoalData) -> None:
         """Take a goal from the topics."""
         name = f'{self._node.get_fully_qualified_name()}/goal/image'
-        self._start(self._next(), name, lambda: goal, is_parameter=False)
+        number = self._next()
+        turn = self._start(number, name, lambda: goal, is_parameter=False)
+        turn.add_done_callback(functools.partial(self._report, number, is_parameter=False))
 
     def _next(self) -> int:
         self._number += 1
@@ -217,8 +131,51 @@ class Goals:
     def _is_outdated(self, number: int) -> bool:
         return number != self._number
 
-    def _set(self, number: int, name: str, goal: GoalData | None, *, is_parameter: bool) -> None:
-        with self._lock:
+    def _start(
+        self,
+        number: int,
+        name: str,
+        read: Callable[[], GoalData | None],
+        *,
+        is_parameter: bool,
+        patience_s: float | None = None,
+    ) -> 'Future[None]':
+        """Read and set a goal in a thread of its own.
+
+        It is an ordinary one, and the caller may be one that goes before all others.
+        """
+        turn: Future[None] = Future()
+
+        def work() -> None:
+            try:
+                with self._turn:
+                    self._set(number, name, read(), patience_s, is_parameter=is_parameter)
+            except BaseException as error:
+                turn.set_exception(error)
+            else:
+                turn.set_result(None)
+
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        self._threads.append(threading.Thread(target=work, name='goal', daemon=True))
+        self._threads[-1].start()
+        return turn
+
+    def _set(
+        self,
+        number: int,
+        name: str,
+        goal: GoalData | None,
+        patience_s: float | None,
+        *,
+        is_parameter: bool,
+    ) -> None:
+        if not self._lock.acquire(timeout=-1 if patience_s is None else patience_s):
+            raise VqbetError(
+                f'{name or "no goal"}: the policy has not come back from a decision for '
+                f'{patience_s:g} s, and takes no goal until then: try again, or configure the '
+                'node anew if it hangs'
+            )
+        try:
             if self._is_outdated(number):
                 return
             if goal is None:
@@ -229,54 +186,21 @@ class Goals:
             if is_parameter:
                 self._parameter = name
             self._changed()
+        finally:
+            self._lock.release()
         self._node.get_logger().info(f'goal: {name or "none"}')
 
-    def _start(
-        self,
-        number: int,
-        name: str,
-        read: Callable[[], GoalData | None],
-        *,
-        is_parameter: bool,
-    ) -> None:
-        self._threads = [thread for thread in self._threads if thread.is_alive()]
-        thread = threading.Thread(
-            target=self._work, args=(number, name, read, is_parameter), name='goal', daemon=True
-        )
-        self._threads.append(thread)
-        thread.start()
-
-    def _work(
-        self,
-        number: int,
-        name: str,
-        read: Callable[[], GoalData | None],
-        is_parameter: bool,
-    ) -> None:
-        try:
-            self._take_turn(number, name, read, is_parameter=is_parameter)
+    def _report(self, number: int, turn: 'Future[None]', *, is_parameter: bool) -> None:
+        """Log what became of a request that nobody waits for, if it was refused."""
+        failure = turn.exception()
+        if failure is None or self._is_outdated(number):
             return
-        except VqbetError as error:
-            problem = str(error)
-        except Exception:  # of the policy, for example; it has to be seen in the log
-            problem = traceback.format_exc()
-        if self._is_outdated(number):
-            return
+        known = isinstance(failure, VqbetError)  # else it is the policy's, for example
+        problem = str(failure) if known else ''.join(traceback.format_exception(failure))
         self._node.get_logger().error(f'goal refused, the old one stays: {problem}')
         # By the executor: the request's own callback may not be over yet.
         if is_parameter and self._node.executor is not None:
             self._node.executor.create_task(self._restore, number)
-
-    def _take_turn(
-        self,
-        number: int,
-        name: str,
-        read: Callable[[], GoalData | None],
-        *,
-        is_parameter: bool,
-    ) -> None:
-        with self._turn:
-            self._set(number, name, read(), is_parameter=is_parameter)
 
     def _restore(self, number: int) -> None:
         """Let the parameter say again what it said before a request."""

@@ -34,6 +34,8 @@ from vqbet_ros.ros.thread_priority import ThreadPriority
 from vqbet_ros.ros.wiring import Wiring
 from vqbet_ros.runtime.outcome import State
 
+_PATIENCE_S = 10.0  # of the executor, while the node is not active
+
 
 def _reported(transition: Callable[..., Any]) -> Callable[..., Any]:
     """Log what a transition raises: rclpy would go on to on_error without a word about it."""
@@ -233,9 +235,9 @@ class PolicyNode(LifecycleNode):
             return SetParametersResult(successful=True)  # configure reads them
         changed = {parameter.name: parameter.value for parameter in parameters}
         if 'goal' in changed:  # first: where it is refused, nothing else is set
-            wait = not (self._active and self._wiring.moves)
+            wait_s = self._wiring.patience_s if self._active else _PATIENCE_S
             try:
-                self._wiring.goals.request(changed['goal'], wait=wait)
+                self._wiring.goals.request(changed['goal'], wait_s=wait_s)
             except VqbetError as error:
                 return SetParametersResult(successful=False, reason=str(error))
         if 'speed_scale' in changed:

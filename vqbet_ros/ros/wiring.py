@@ -31,6 +31,7 @@ from vqbet_ros.runtime.plan import Chunk
 from vqbet_ros.spec import ActionSpec, RobotSpec
 
 _LOOK_EVERY_S = 0.5
+_PATIENCE_S = 1.0  # of the executor, which hears the emergency stop too
 
 
 class Wiring:
@@ -147,9 +148,10 @@ class Wiring:
             step()
 
     @property
-    def moves(self) -> bool:
-        """Whether the robot may be moving, so that nothing in the executor may take long."""
-        return self.pipeline.supervisor.state not in (State.DISARMED, State.FAULT)
+    def patience_s(self) -> float:
+        """How long a callback may take: no time at all where the robot may be moving."""
+        at_rest = self.pipeline.supervisor.state in (State.DISARMED, State.FAULT)
+        return _PATIENCE_S if at_rest else 0.0
 
     def enable(self) -> str:
         """Arm; returns why not, empty when armed."""
