@@ -246,6 +246,48 @@ def test_zeros_after_the_end_of_a_jpeg_do_no_harm():
     np.testing.assert_array_equal(padded, bare)
 
 
+def sized(jpeg, height, width):
+    """Let the header of a JPEG say another size."""
+    at = jpeg.index(b'\xff\xc0') + 5
+    return jpeg[:at] + struct.pack('>HH', height, width) + jpeg[at + 4 :]
+
+
+@pytest.mark.parametrize('size', [(0, 64), (48, 0), (65535, 65535), (60000, 60000)])
+def test_a_jpeg_of_an_impossible_size_is_refused(size):
+    content = cv2.imencode('.jpg', np.zeros((48, 64, 3), np.uint8))[1].tobytes()
+    with pytest.raises(BadMessage, match='that do not decode'):
+        DECODERS[COMPRESSED_IMAGE](compressed_cdr(sized(content, *size)), make_camera(24, 32))
+
+
+def test_a_png_without_a_header_is_refused():
+    content = b'\x89PNG\r\n\x1a\n' + b'IEND' + bytes(4)
+    with pytest.raises(BadMessage, match='16 bytes whose header is broken'):
+        DECODERS[COMPRESSED_IMAGE](compressed_cdr(content), make_camera())
+
+
+@pytest.mark.parametrize('extension', ['.jpg', '.png'])
+def test_broken_bytes_are_a_picture_or_refused(extension):
+    rng, camera, refused = np.random.default_rng(7), make_camera(24, 32), 0
+    pixels = rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    whole = np.frombuffer(cv2.imencode(extension, pixels)[1].tobytes(), np.uint8)
+    for _ in range(1000):
+        content = whole.copy()
+        # Among the first bytes is what decides about the rest; the last say that it is complete.
+        reach = rng.choice([30, 200, len(whole) - 8])
+        spots = rng.integers(3, reach, rng.integers(1, 5))
+        content[spots] = rng.integers(0, 256, len(spots))
+        if rng.random() < 0.5:  # a part is missing
+            begin, end = np.sort(rng.integers(8, len(whole) - 8, 2))
+            content = np.delete(content, slice(begin, end))
+        try:
+            picture = DECODERS[COMPRESSED_IMAGE](compressed_cdr(content.tobytes()), camera)
+        except BadMessage:
+            refused += 1
+        else:
+            assert picture.shape == (24, 32, 3)
+    assert refused > 200
+
+
 @pytest.mark.parametrize('extension', ['.jpg', '.png'])
 @pytest.mark.parametrize('share', [0.2, 0.5, 0.9, 0.999])
 def test_truncated_compressed_image_is_refused(extension, share):

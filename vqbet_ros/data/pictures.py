@@ -3,6 +3,7 @@
 from collections.abc import Callable
 import struct
 from typing import NamedTuple
+import zlib
 
 import cv2
 import numpy as np
@@ -108,6 +109,9 @@ def read_compressed_image(cdr: bytes, camera: CameraSpec) -> Picture:
         complete = content.rstrip(b'\0').endswith(b'\xff\xd9')
     elif content.startswith(b'\x89PNG\r\n\x1a\n'):
         complete = content[-8:-4] == b'IEND'
+        # OpenCV believes a size that broke on the way, and makes room for it.
+        if complete and content[29:33] != struct.pack('>I', zlib.crc32(content[12:29])):
+            raise BadMessage(f'{what}: {len(content)} bytes whose header is broken')
         if complete and content[24] != 8:
             raise BadMessage(f'{what}: {content[24]} bits per channel, expected 8')
     else:
@@ -117,16 +121,20 @@ def read_compressed_image(cdr: bytes, camera: CameraSpec) -> Picture:
     size = jpeg_size(content)
     divisor = 1 if size is None else _divisor(size, camera)
     flags = _READ_REDUCED[divisor] | cv2.IMREAD_IGNORE_ORIENTATION
-    pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    failure: cv2.error | None = None
+    try:
+        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    except cv2.error as error:  # a size, for example, that nothing has
+        pixels, failure = None, error
     if pixels is None:
-        raise BadMessage(f'{what}: {len(content)} bytes that do not decode')
+        raise BadMessage(f'{what}: {len(content)} bytes that do not decode') from failure
     height, width = pixels.shape[:2]
     rgb = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
     return Picture(np.asarray(rgb, dtype=np.uint8), (divisor * height, divisor * width))
 
 
 def jpeg_size(content: bytes) -> tuple[int, int] | None:
-    """Read the (height, width) of a JPEG from its header; None if it has none."""
+    """Read the (height, width) of a JPEG from its header; None if it has none, or one of zero."""
     at = 2
     while at + 9 <= len(content) and content[at] == 0xFF:
         marker = content[at + 1]
@@ -134,7 +142,7 @@ def jpeg_size(content: bytes) -> tuple[int, int] | None:
             at += 1
         elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame
             height, width = struct.unpack_from('>HH', content, at + 5)
-            return height, width
+            return (height, width) if height and width else None
         else:
             at += 2 + struct.unpack_from('>H', content, at + 2)[0]
     return None
