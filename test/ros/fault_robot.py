@@ -173,7 +173,7 @@ class Output:
 
 
 class Circle:
-    """Has the methods of policy.engine.Engine; moves two joints in a circle, 0.8 rad/s fast.
+    """Has the methods of policy.remote.EngineProcess; moves two joints in a circle at 0.8 rad/s.
 
     Attributes:
         centre: Of the circle.
@@ -181,6 +181,7 @@ class Circle:
         plans: Of each plan, the time of its observation and the centre that it is for.
     """
 
+    where = 'a test'
     period_ns = 3_000_000_000
     radius = 0.38
 

@@ -134,7 +134,7 @@ def test_a_node_that_dies_ends_the_demo_with_its_last_words(make_checkpoint, tmp
     rest, _ = process.communicate(timeout=30)
     assert process.returncode == 1, rest
     assert 'policy_node ended with status -9' in rest
-    assert 'commands at 10 Hz' in rest  # from its log
+    assert 'PyTorch, commands at 10 Hz' in rest  # from its log
     assert 'Traceback' not in rest
     assert not children_of(session)
 

@@ -47,6 +47,8 @@ class Output:
 class Follower:
     """Goes at 100 px/s to the place that the goal's grey says; waits where it is told to."""
 
+    where = 'a test'
+
     def __init__(self):
         self.spec, self.history, self.chunk = SPEC, 2, 10
         self.goal_steps, self.goal_state = 1, False

@@ -44,7 +44,9 @@ class Output:
 
 
 class StandIn:
-    """Has the methods of policy.engine.Engine; answers with a constant chunk."""
+    """Has the methods of policy.remote.EngineProcess; answers with a constant chunk."""
+
+    where = 'a test'
 
     def __init__(self, goal_steps=0):
         self.spec = SPEC

@@ -40,7 +40,7 @@ def test_it_decides_as_the_engine_does(there, checkpoint):
     here, recording = Engine.load(checkpoint, threads=1), Recording()
     facts = ('spec', 'history', 'chunk', 'goal_steps', 'goal_state')
     assert [getattr(there, name) for name in facts] == [getattr(here, name) for name in facts]
-    assert there.facts.device == 'cpu'
+    assert there.where == 'cpu, PyTorch'
 
     def compare(step, running=None, **changes):
         observation = recording.observation(step, **changes)

@@ -39,6 +39,7 @@ class Facts:
     goal_steps: int
     goal_state: bool
     device: str
+    runtime: str
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,11 @@ class EngineProcess:
     def goal_state(self) -> bool:
         """Whether a goal frame has a state beside its images."""
         return self.facts.goal_state
+
+    @property
+    def where(self) -> str:
+        """Device, and what computes there."""
+        return f'{self.facts.device}, {self.facts.runtime}'
 
     def reset(self) -> None:
         """See `Engine.reset`."""

@@ -105,6 +105,7 @@ class Server:
             goal_steps=engine.goal_steps,
             goal_state=engine.goal_state,
             device=engine.policy.device.type,
+            runtime=engine.runtime,
         )
 
     def _reset(self) -> None:

@@ -131,7 +131,7 @@ class Wiring:
         self._look()  # what is not known yet forbids commands from the first tick on
         node.get_logger().info(
             f'{spec.robot}: {", ".join(part.topic for part in spec.streams)} -> '
-            f'{action.command_topic}, policy of {spec.rate_hz:g} Hz on {parameters.device}, '
+            f'{action.command_topic}, policy of {spec.rate_hz:g} Hz on {engine.where}, '
             f'commands at {rate_hz:g} Hz'
         )
 
