@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
 import os
-import pickle
 import signal
 import sys
 import traceback
@@ -145,7 +145,7 @@ def _sendable(error: Exception) -> Exception:
     if type(error).__module__ not in ('builtins', VqbetError.__module__):
         return told
     try:
-        pickle.dumps(error)
+        ForkingPickler.dumps(error)  # as the connection does
     except Exception:  # of what it holds
         return told
     return error
