@@ -31,6 +31,9 @@ class Policy:
     def close(self):
         """End nothing."""
 
+    def look(self, observation):
+        """Prepare nothing."""
+
     def plan(self, observation, **more: Any):
         raise AssertionError('nobody wakes it')
 

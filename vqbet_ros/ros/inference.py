@@ -28,10 +28,6 @@ class PolicyEngine(Protocol):
     def chunk(self) -> int:
         """Steps W of a plan."""
 
-    @property
-    def where(self) -> str:
-        """What computes the decisions, for people."""
-
     def reset(self) -> None:
         """Forget what was cached of earlier observations."""
 
