@@ -179,6 +179,7 @@ class PolicyPhase:
     """Phase 2: trunk and heads, and the encoder where it is not frozen.
 
     Attributes:
+        clip: Largest norm of the gradient; null leaves it as it is.
         state_noise: Deviation of the noise on normalised states in training.
         goal_dropout: Share of samples whose goal is left out.
         feature_copies: Random crops of each frame whose features are kept with a frozen encoder.
@@ -191,7 +192,7 @@ class PolicyPhase:
     weight_decay: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.999)
     warmup: int = 500
-    clip: float = 10.0
+    clip: float | None = 10.0
     ema_decay: float = 0.999
     gamma: float = 2.0
     primary_weight: float = 5.0
@@ -207,11 +208,13 @@ class PolicyPhase:
         """Check the ranges."""
         _at_least(1, steps=self.steps, batch=self.batch)
         _at_least(0, lr=self.lr, encoder_lr_scale=self.encoder_lr_scale, warmup=self.warmup)
-        _at_least(0, weight_decay=self.weight_decay, clip=self.clip, gamma=self.gamma)
+        _at_least(0, weight_decay=self.weight_decay, gamma=self.gamma)
         _at_least(0, primary_weight=self.primary_weight, secondary_weight=self.secondary_weight)
         _at_least(0, offset_weight=self.offset_weight, temperature=self.temperature)
         _at_least(0, state_noise=self.state_noise, feature_copies=self.feature_copies)
         _within(0, 1, ema_decay=self.ema_decay, goal_dropout=self.goal_dropout)
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f'clip must be more than 0, or null to clip nothing, got {self.clip}')
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f'betas must be in [0, 1), got {list(self.betas)}')
 
@@ -224,7 +227,7 @@ class TrainConfig:
         seed: Of weights, batches, noise and augmentation.
         outcomes: Which demonstrations are used.
         val_fraction: Share of the episodes kept out for validation, chosen by `split_seed`.
-        bf16: Mixed precision in bfloat16 on CUDA.
+        bf16: Mixed precision in bfloat16 in phase `policy`, on CUDA alone.
         log_every, val_every, save_every: In steps of the current phase.
     """
 

@@ -72,6 +72,11 @@ def test_wrong_types_are_told_all_at_once(read):
         ('policy: {batch: 0, steps: 0}', 'steps must be at least 1, got 0; batch must be'),
         ('policy: {lr: .nan}', 'policy: lr must be at least 0, got nan'),
         ('policy: {betas: [0.9, 1.0]}', 'policy: betas must be in [0, 1), got [0.9, 1.0]'),
+        (
+            'policy: {clip: 0.0}',
+            'policy: clip must be more than 0, or null to clip nothing, got 0.0',
+        ),
+        ('policy: {clip: .nan}', 'policy: clip must be more than 0'),
         ('policy: {goal_dropout: 2.0}', 'policy: goal_dropout must be from 0 to 1, got 2.0'),
         ('val_fraction: 1.0', 'val_fraction must be in [0, 1), got 1.0'),
         ('save_every: 0', 'save_every must be at least 1, got 0'),

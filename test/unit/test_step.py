@@ -85,7 +85,35 @@ def test_the_first_loss_that_is_not_finite_is_remembered():
     assert stepper.bad_step() is None
     for step in range(2, 6):
         stepper.step(step)
-    assert stepper.bad_step() == (2, math.inf)
+    step, loss, _ = stepper.bad_step() or (0, 0.0, 0.0)
+    assert (step, loss) == (2, math.inf)
+
+
+@pytest.mark.parametrize('clip', [None, 0.5])
+def test_a_gradient_that_is_not_finite_is_remembered_beside_a_loss_that_is(clip):
+    stepper = stepper_of([1.0] * 8)
+    phase = stepper.phase
+    phase.clip = clip
+
+    def loss(step):
+        # At 0 the square root is finite and its slope is not.
+        value = (stepper.policy.weight * (step != 1)).abs().sqrt().sum()
+        return value, {'loss': value.detach()}
+
+    phase.loss = loss
+    stepper.step(0)
+    assert stepper.bad_step() is None
+    stepper.step(1)
+    step, value, norm = stepper.bad_step() or (0, 0.0, 0.0)
+    assert (step, value) == (1, 0.0)
+    assert not math.isfinite(norm)
+
+
+def test_without_a_bound_the_gradient_stays_as_it_is():
+    stepper = stepper_of([100.0] * 8)
+    stepper.phase.clip = None
+    stepper.step(0)
+    assert float(stepper.policy.weight.grad) == 100.0
 
 
 def test_pictures_are_the_same_kept_read_and_read_ahead(tmp_path, make_dataset):

@@ -26,6 +26,7 @@ from vqbet_ros.policy.checkpoint import load_checkpoint
 from vqbet_ros.policy.device import pick_device
 from vqbet_ros.structured import to_mapping
 from vqbet_ros.training.journal import read_metrics
+from vqbet_ros.training.phases.common import val_frames
 from vqbet_ros.training.phases.encoder import EncoderTraining
 from vqbet_ros.training.phases.policy import PolicyTraining
 from vqbet_ros.training.phases.tokenizer import TokenizerTraining
@@ -236,9 +237,48 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_episodes(tmp_path, vector
     with pytest.raises(VqbetError) as caught:
         Trainer(vectors, wild, tmp_path / 'run', 'cpu').run()
     message = str(caught.value)
-    assert 'the loss of phase tokenizer is ' in message
-    assert 'at step 1; episodes in the batch: [' in message
-    assert 'nothing was saved yet' in message
+    assert 'phase tokenizer, step 1: got loss ' in message
+    assert 'expected finite numbers; episodes in the batch: [' in message
+    assert 'or lower tokenizer.lr; nothing was saved yet' in message
+
+
+@pytest.mark.parametrize('phase', ['encoder', 'policy'])
+def test_validation_takes_no_more_samples_at_once_than_a_step(
+    phase, dataset, configs, tmp_path, monkeypatch
+):
+    config = configs['frozen' if phase == 'encoder' else 'full']
+    trainer = Trainer(dataset, config, tmp_path / 'run', 'cpu')
+    taken = PHASES[phase](trainer.policy, trainer.data, config)
+    sizes, read = [], trainer.data.pictures.read
+
+    def counted(rows):
+        sizes.append(len(rows))
+        return read(rows)
+
+    monkeypatch.setattr(trainer.data.pictures, 'read', counted)
+    taken.validate()
+    batch = getattr(config, phase).batch
+    assert len(val_frames(trainer.data)) > batch
+    assert max(sizes) == batch
+
+
+def test_a_gradient_that_is_not_finite_stops_before_its_weights_are_saved(
+    tmp_path, vectors, state_config, monkeypatch
+):
+    original, every = PolicyTraining.loss, replace(state_config, save_every=1)
+
+    def loss(self, step):
+        value, metrics = original(self, step)
+        if step == 2:  # what is added is 0, its slope is not finite
+            value = value + (0 * self.policy.vqbet.query.sum()).abs().sqrt()
+        return value, metrics
+
+    monkeypatch.setattr(PolicyTraining, 'loss', loss)
+    trainer = Trainer(vectors, every, tmp_path / 'run', 'cpu')
+    with pytest.raises(VqbetError, match=r'phase policy, step 2: .* norm nan of the gradient'):
+        trainer.run()
+    last = load_checkpoint(trainer.last)  # which refuses numbers that are not finite
+    assert (last.training['phase'], last.training['step']) == ('policy', 2)
 
 
 def test_a_full_disk_keeps_the_old_checkpoint(tmp_path, vectors, state_config, monkeypatch):

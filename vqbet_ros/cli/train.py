@@ -12,7 +12,8 @@ def add_parser(subparsers: Any) -> None:
         'train',
         help='train a policy on a dataset',
         description='Train a policy: the image encoder where the configuration says so, the '
-        'action tokenizer, then the policy. Ctrl-C saves; --resume goes on, bit for bit.',
+        'action tokenizer, then the policy. Ctrl-C saves; --resume goes on, on a CPU '
+        'bit for bit.',
     )
     parser.add_argument(
         '--config', metavar='YAML', type=Path, required=True, help='see config/train/'

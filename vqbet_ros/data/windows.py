@@ -10,6 +10,7 @@ Rows that would fall outside the episode are clamped to its border and marked.
 Legend: B batch, h history, W chunk, g goal steps.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -95,6 +96,12 @@ def frame_table(episode_ends: Rows, episodes: Rows) -> FrameTable:
     first = np.repeat(np.cumsum(lengths) - lengths, lengths)
     at = start + np.arange(len(start), dtype=np.int64) - first
     return FrameTable(at, start, end, np.repeat(episodes, lengths).astype(np.int64))
+
+
+def parts_of(frames: FrameTable, most: int) -> Iterator[FrameTable]:
+    """Yield the frames in parts of at most so many."""
+    for begin in range(0, len(frames), most):
+        yield frames.take(slice(begin, begin + most))  # type: ignore[arg-type]
 
 
 def windows(frames: FrameTable, history: int, chunk: int) -> Windows:

@@ -1,8 +1,10 @@
-"""Where a policy is computed."""
+"""Where a policy is computed, and how numbers get there."""
 
-from typing import Literal
+from typing import Any, Literal
 
+from numpy.typing import NDArray
 import torch
+from torch import Tensor
 from vqbet_ros.errors import ConfigError
 
 
@@ -20,3 +22,12 @@ def pick_device(name: str) -> Literal['cpu', 'cuda']:
             'use cpu, or check the driver with nvidia-smi'
         )
     return 'cuda' if name == 'cuda' or (name == 'auto' and present) else 'cpu'
+
+
+def upload(array: NDArray[Any], device: torch.device) -> Tensor:
+    """Return an array as a tensor on the device; nobody waits for a GPU to take it."""
+    tensor = torch.from_numpy(array)
+    if device.type == 'cuda':
+        # Only from pinned memory can a GPU fetch it later, and until then torch keeps it.
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)

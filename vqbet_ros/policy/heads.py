@@ -185,7 +185,11 @@ class OffsetHead(nn.Module):
         return every.sum(0).view(1, chunk, action_dim)
 
 
-def gumbel_noise(shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
-    """Draw standard Gumbel noise on the CPU."""
-    uniform = torch.rand(shape, generator=generator).clamp(1e-20, 1.0)
+def gumbel_noise(
+    shape: tuple[int, ...],
+    generator: torch.Generator | None = None,
+    device: torch.device | None = None,
+) -> Tensor:
+    """Draw standard Gumbel noise, on the CPU unless another device is given."""
+    uniform = torch.rand(shape, generator=generator, device=device).clamp(1e-20, 1.0)
     return -(-uniform.log()).clamp(min=1e-20).log()

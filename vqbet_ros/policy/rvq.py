@@ -5,6 +5,8 @@ Van den Oord et al. 2017, Zeghidour et al. 2021.
 Legend: N samples, G layers, C codes a layer, D latent width.
 """
 
+from typing import Any
+
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
@@ -59,6 +61,7 @@ class ResidualVQ(nn.Module):
         self.register_buffer('assigned', torch.ones(layers, codebook_size))
         self.register_buffer('assigned_sum', torch.zeros(layers, codebook_size, width))
         self.register_buffer('initialised', torch.tensor(False))
+        self._ready = False  # that `initialised` was seen set
 
     def forward(self, latent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Quantise latents; in training mode also move the codebooks.
@@ -75,8 +78,10 @@ class ResidualVQ(nn.Module):
             return self._forward(latent.float())
 
     def _forward(self, latent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        if self.training and not self.initialised:
-            self._initialise(latent.detach())
+        if self.training and not self._ready:
+            if not self.initialised:  # which waits for a GPU: asked until it is, and never again
+                self._initialise(latent.detach())
+            self._ready = True
         residual = latent
         codes, commitment = [], latent.new_zeros(())
         for layer in range(len(self.codebooks)):
@@ -105,6 +110,10 @@ class ResidualVQ(nn.Module):
         """Return the sum of the chosen codes: (..., G) int64 to (..., D)."""
         layers = torch.arange(len(self.codebooks), device=codes.device)
         return self.codebooks[layers, codes].sum(dim=-2)  # (..., G, D) -> (..., D)
+
+    def _load_from_state_dict(self, *args: Any, **settings: Any) -> None:
+        super()._load_from_state_dict(*args, **settings)
+        self._ready = False  # what was loaded decides
 
     @torch.no_grad()
     def _initialise(self, latent: Tensor) -> None:

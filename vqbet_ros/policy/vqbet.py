@@ -209,7 +209,7 @@ class VQBeT(nn.Module):
 
         used = codes
         if offset_codes == 'sampled':
-            noise = gumbel_noise(tuple(logits.shape)).to(logits.device)
+            noise = gumbel_noise(tuple(logits.shape), device=logits.device)
             with torch.no_grad():
                 used, _ = self.code_head.choose(hidden, temperature, noise)
         with torch.no_grad():

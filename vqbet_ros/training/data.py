@@ -5,14 +5,17 @@ Legend: B batch, h history, W chunk, g goal steps, n cameras, H x W_px an image,
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 import torch
 from torch import Tensor
 from vqbet_ros.config import TrainConfig
 from vqbet_ros.data.store import Dataset
 from vqbet_ros.data.windows import frame_table, FrameTable, Rows, split_episodes, windows
 from vqbet_ros.errors import BadDataset, ConfigError
+from vqbet_ros.policy.device import upload
 from vqbet_ros.policy.normalizer import Stats
 from vqbet_ros.policy.policy import measured_columns
 from vqbet_ros.training.pictures import Pictures
@@ -55,6 +58,10 @@ class TrainingData:
     def images(self, rows: Rows) -> Tensor:
         """Read images at rows (...) as (..., n, H, W_px, 3) uint8 on the device."""
         return self.pictures.read(rows)
+
+    def upload(self, array: NDArray[Any]) -> Tensor:
+        """Return rows or masks as a tensor on the device, without waiting for it."""
+        return upload(array, self.device)
 
 
 def load_data(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from vqbet_ros.data.store import Dataset
 from vqbet_ros.data.windows import Rows
+from vqbet_ros.policy.device import upload
 
 KEPT_SHARE = 0.4  # of a GPU's free memory that pictures may take; the rest is the training's
 AHEAD = 4  # batches that may wait, read but not taken
@@ -42,12 +43,12 @@ class Pictures:
         """
         flat = rows.reshape(-1)
         if self._kept is not None:
-            at = torch.from_numpy(flat).to(self.device)
+            at = upload(flat, self.device)
             stacked = torch.stack([pictures[at] for pictures in self._kept], dim=1)
         else:
             waiting = self._ahead.pop(flat.tobytes(), None)
             gathered = self._gather(flat) if waiting is None else waiting.result()
-            # From pinned memory the copy runs beside the computation.
+            # From pinned memory nobody waits for the copy: the device makes it in its turn.
             stacked = gathered.to(self.device, non_blocking=True)
         return stacked.reshape(*rows.shape, *stacked.shape[1:])  # (..., n, H, W_px, 3)
 

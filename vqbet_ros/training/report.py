@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 import torch
 from vqbet_ros.config import TrainConfig
 from vqbet_ros.data.store import Dataset
-from vqbet_ros.data.windows import FrameTable, windows
+from vqbet_ros.data.windows import FrameTable, parts_of, windows
 from vqbet_ros.policy.checkpoint import load_checkpoint
 from vqbet_ros.policy.policy import Policy
 from vqbet_ros.policy.tokenizer import code_usage
@@ -142,20 +142,20 @@ def measure(policy: Policy, data: TrainingData) -> Measured:
     decoded = tokenizer.decode(tokenizer.encode(policy.to_model(recorded, state)))
     predicted = predict(policy, data, frames)  # (M, W, A)
     errors = [
-        (guess - recorded).abs().mean((0, 1)).double().numpy()
+        (guess - recorded).abs().mean((0, 1)).double().cpu().numpy()
         for guess in (policy.to_robot(decoded, state), predicted)
     ]
     shown = np.linspace(0, len(frames) - 1, min(SAMPLES, len(frames))).astype(np.int64)
     step = frames.at - frames.start
     return Measured(
-        code_share=(counts / counts.sum(1, keepdim=True)).double().numpy(),
+        code_share=(counts / counts.sum(1, keepdim=True)).double().cpu().numpy(),
         usage=code_usage(codes, tokenizer.codebook_size),
         horizon_s=np.arange(chunk) / policy.spec.rate_hz,
         tokenizer_error=errors[0],
         policy_error=errors[1],
         titles=tuple(f'episode {frames.episode[i]}, step {step[i]}' for i in shown),
-        recorded=recorded[shown].numpy(),
-        predicted=predicted[shown].numpy(),
+        recorded=recorded[shown].cpu().numpy(),
+        predicted=predicted[shown].cpu().numpy(),
         frames=len(frames),
         held_out=held_out,
     )
@@ -171,11 +171,11 @@ def whole_chunks(frames: FrameTable, chunk: int) -> tuple[NDArray[np.int64], Fra
 def predict(policy: Policy, data: TrainingData, frames: FrameTable) -> torch.Tensor:
     """Return the most probable chunks (M, W, A) in the robot's units."""
     parts = []
-    for index in np.array_split(np.arange(len(frames)), max(1, len(frames) // ROWS_AT_ONCE)):
-        rows = windows(frames.take(index), policy.config.history, policy.config.chunk)
+    for part in parts_of(frames, ROWS_AT_ONCE):
+        rows = windows(part, policy.config.history, policy.config.chunk)
         features = policy.encode(data.images(rows.observed)) if data.cameras else None
-        present = torch.from_numpy(rows.present)
-        parts.append(policy.act(features, data.state[rows.observed], present).actions)
+        state = data.state[data.upload(rows.observed)]
+        parts.append(policy.act(features, state, data.upload(rows.present)).actions)
     return torch.cat(parts)
 
 

@@ -1,4 +1,7 @@
-"""One step of a phase. Nothing in it waits for the device: figures stay there until asked for."""
+"""One step of a phase. Nothing in it waits for the device: figures stay there until asked for.
+
+The exceptions are a phase's first step, which makes the codebooks, and memory that is short.
+"""
 
 import math
 
@@ -39,7 +42,8 @@ class Stepper:
         self.names: list[str] = []  # of the figures
         self.counted = 0  # steps in the sums
         self._sums: Tensor | None = None  # (figures,) float64
-        self._bad: Tensor | None = None  # (2,) the first step whose loss is not finite, that loss
+        # (3,) the first step that went wrong: its number, its loss, the norm of its gradient.
+        self._bad: Tensor | None = None
         frozen = config.model.vision.train == 'frozen' and phase.name == 'policy'
         self._frozen = policy.encoder if frozen else None
 
@@ -68,18 +72,21 @@ class Stepper:
         self._sums, self.counted = None, 0
         return means
 
-    def bad_step(self) -> tuple[int, float] | None:
-        """Return the first step whose loss was not finite, and that loss, if there was one.
+    def bad_step(self) -> tuple[int, float, float] | None:
+        """Return the first step whose loss or gradient was not finite, if there was one.
 
         All processes have to ask.
+
+        Returns:
+            The step, its loss and the norm of its gradient.
         """
         if self._bad is None:
             return None
-        step, loss = self._bad.tolist()
+        step, loss, norm = self._bad.tolist()
         first = self.processes.lowest(step if step >= 0 else math.inf)
         if first == math.inf:
             return None
-        return int(first), loss if first == step else math.nan
+        return (int(first), loss, norm) if first == step else (int(first), math.nan, math.nan)
 
     def step(self, step: int) -> float:
         """Take one step; returns the factor of its learning rates."""
@@ -93,26 +100,32 @@ class Stepper:
         factor = learning_rate_factor(step, phase.steps, phase.warmup)
         set_learning_rate(phase.optimizer, factor)
         loss, metrics = phase.loss(step)
-        self._watch(step, loss.detach())
         phase.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.processes.add_up([p.grad for p in self.parameters if p.grad is not None])
-        if phase.clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.parameters, phase.clip)
+        # An infinite bound clips nothing: the norm alone is wanted.
+        bound = math.inf if phase.clip is None else phase.clip
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, bound)
+        self._watch(step, loss.detach(), norm)
         phase.optimizer.step()
         if phase.average is not None:
             phase.average.update(policy)
-        values = [torch.as_tensor(value, device=loss.device) for value in metrics.values()]
-        row = torch.stack([value.detach().float() for value in values]).double()
+        values = [
+            value.detach().float()
+            if isinstance(value, Tensor)
+            else torch.full((), value, device=loss.device)
+            for value in metrics.values()
+        ]
+        row = torch.stack(values).double()
         self._sums = row if self._sums is None else self._sums + row
         self.names = list(metrics)
         self.counted += 1
         return factor
 
-    def _watch(self, step: int, loss: Tensor) -> None:
-        """Note the first step with a loss that is not finite, without asking for its value."""
-        now = torch.stack([torch.full_like(loss, step), loss]).double()
+    def _watch(self, step: int, loss: Tensor, norm: Tensor) -> None:
+        """Note the first step that is not finite, without asking for its values."""
+        now = torch.stack([torch.full_like(loss, step), loss, norm]).double()
         if self._bad is None:
             self._bad = torch.full_like(now, -1.0)
-        first = (self._bad[0] < 0) & ~torch.isfinite(loss)
+        first = (self._bad[0] < 0) & ~torch.isfinite(now).all()
         self._bad = torch.where(first, now, self._bad)

@@ -97,8 +97,8 @@ class Trainer:
         """Train all phases; returns False when it was interrupted and can be resumed.
 
         Raises:
-            VqbetError: The run directory is taken, there is nothing to resume, the loss is no
-                longer finite, or the disk is full.
+            VqbetError: The run directory is taken, there is nothing to resume, loss or gradient
+                are no longer finite, or the disk is full.
         """
         builders: list[tuple[str, PhaseBuilder]] = [
             ('tokenizer', TokenizerTraining),
@@ -202,11 +202,12 @@ class Trainer:
         bad = stepper.bad_step()
         if bad is None:
             return
-        (step, loss), phase = bad, stepper.phase
+        (step, loss, norm), phase = bad, stepper.phase
         saved = f'the last good state is {self.last}' if self.last.exists() else ''
         raise VqbetError(
-            f'the loss of phase {phase.name} is {loss} at step {step}; '
-            f'episodes in the batch: {sorted(set(phase.episodes(step).tolist()))}\n'
+            f'phase {phase.name}, step {step}: got loss {loss:g} and norm {norm:g} of the '
+            'gradient, expected finite numbers; episodes in the batch: '
+            f'{sorted(set(phase.episodes(step).tolist()))}\n'
             f'Look at them, or lower {phase.name}.lr; {saved or "nothing was saved yet"}.'
         )
 

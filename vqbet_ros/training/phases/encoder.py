@@ -3,12 +3,11 @@
 Legend: B batch, n cameras, F features, N frames, K labels.
 """
 
-import numpy as np
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 from vqbet_ros.config import TrainConfig
-from vqbet_ros.data.windows import Rows
+from vqbet_ros.data.windows import parts_of, Rows
 from vqbet_ros.errors import BadDataset
 from vqbet_ros.policy.normalizer import Normalizer
 from vqbet_ros.policy.policy import Policy
@@ -33,7 +32,7 @@ class EncoderTraining:
             raise BadDataset('encoder.steps is set, but the dataset has no camera')
         self.policy, self.data, self.vision = policy, data, config.model.vision
         channels_last(policy.encoder)
-        self.steps, self.warmup = settings.steps, settings.warmup
+        self.steps, self.warmup, self.batch = settings.steps, settings.warmup, settings.batch
         labels = ['targets', 'state'] if data.targets is not None else ['state']
         normalized = []
         for name in labels:
@@ -60,7 +59,7 @@ class EncoderTraining:
             self.data.pictures.read_ahead(self._batches.share(step + 1).at)
         images = self.data.images(rows[:, None])
         pixels = augmented(images, self.vision.crop, self.vision.colour_jitter)
-        error = self._predict(pixels) - self.labels[rows]
+        error = self._predict(pixels) - self.labels[self.data.upload(rows)]
         loss = F.smooth_l1_loss(error, torch.zeros_like(error), beta=0.05)
         part = len(rows) / len(self._batches.indices(step))
         loss = loss * part
@@ -70,13 +69,12 @@ class EncoderTraining:
     def validate(self) -> Metrics:
         """Return the mean absolute error of the normalised labels on centre crops."""
         frames = val_frames(self.data)
-        errors = []
-        for rows in np.array_split(frames.at, max(1, len(frames) // 64)):
-            assert self.policy.encoder is not None
-            features = self.policy.encode(self.data.images(rows[:, None]))
+        errors = []  # (rows, K) each
+        for part in parts_of(frames, self.batch):
+            features = self.policy.encode(self.data.images(part.at[:, None]))
             predicted = self.head(features.flatten(1))
-            errors.append((predicted - self.labels[rows]).abs().mean())
-        return {'l1': torch.stack(errors).mean()}
+            errors.append((predicted - self.labels[self.data.upload(part.at)]).abs())
+        return {'l1': torch.cat(errors).mean()}
 
     def _predict(self, pixels: Tensor) -> Tensor:
         assert self.policy.encoder is not None

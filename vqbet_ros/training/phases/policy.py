@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn, Tensor
 from vqbet_ros.config import TrainConfig
-from vqbet_ros.data.windows import FrameTable, goal_rows, Rows, windows
+from vqbet_ros.data.windows import FrameTable, goal_rows, parts_of, Rows, windows
 from vqbet_ros.policy.policy import Policy
 from vqbet_ros.policy.vqbet import Steps
 from vqbet_ros.training.data import TrainingData
@@ -95,15 +95,15 @@ class PolicyTraining:
         """Return the loss, and the error of the most probable chunk in the robot's units."""
         frames = val_frames(self.data)
         sums: dict[str, float] = {}
-        for part in np.array_split(np.arange(len(frames)), max(1, len(frames) // 256)):
-            taken = frames.take(part)
+        # In parts no larger than a batch, so that validation needs no more memory than a step.
+        for taken in parts_of(frames, self.settings.batch):
             goal_at = None
             if self.model.goal_steps:
                 goal_at = goal_rows(taken, self.model.goal_steps, np.random.default_rng(0))
             loss, metrics = self._loss(taken, goal_at, training=False)
             metrics = {'loss': loss, **metrics, **self._chunk_error(taken)}
             for key, value in metrics.items():
-                sums[key] = sums.get(key, 0.0) + float(value) * len(part) / len(frames)
+                sums[key] = sums.get(key, 0.0) + float(value) * len(taken) / len(frames)
         return dict(sums)
 
     def _loss(
@@ -125,23 +125,23 @@ class PolicyTraining:
         """
         settings, device = self.settings, self.data.device
         rows = windows(frames, self.model.history, self.model.chunk)
-        present = torch.from_numpy(rows.present).to(device)
-        actions = self.data.action[rows.actions]  # (B, h, W, A)
-        actions = self.policy.to_model(actions, self.data.state[rows.observed])
+        present, mask = self.data.upload(rows.present), self.data.upload(rows.mask)
+        actions = self.data.action[self.data.upload(rows.actions)]  # (B, h, W, A)
+        actions = self.policy.to_model(actions, self.data.state[self.data.upload(rows.observed)])
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
             observed = self._steps(rows.observed, present, training)
             goal = None
             if goal_at is not None:
-                kept = torch.ones(len(goal_at), dtype=torch.bool)
+                kept = torch.ones(len(goal_at), dtype=torch.bool, device=device)
                 if training:
-                    kept = torch.rand(len(goal_at)) >= settings.goal_dropout
-                there = kept[:, None].expand(goal_at.shape).to(device)
+                    kept = torch.rand(len(goal_at), device=device) >= settings.goal_dropout
+                there = kept[:, None].expand(goal_at.shape)
                 goal = self._steps(goal_at, there, training)
             return self.policy.vqbet.loss(
                 observed,
                 goal,
                 actions,
-                torch.from_numpy(rows.mask).to(device),
+                mask,
                 gamma=settings.gamma,
                 primary_weight=settings.primary_weight * codes,
                 secondary_weight=settings.secondary_weight * codes,
@@ -153,7 +153,7 @@ class PolicyTraining:
     def _steps(self, rows: Rows, present: Tensor, training: bool) -> Steps:
         """Gather the observations at rows (B, steps), augmented in training."""
         features = self._features(rows, training)
-        steps = self.policy.steps(features, self.data.state[rows], present)
+        steps = self.policy.steps(features, self.data.state[self.data.upload(rows)], present)
         if training and steps.state is not None and self.settings.state_noise > 0.0:
             noisy = steps.state + self.settings.state_noise * torch.randn_like(steps.state)
             steps = Steps(steps.features, noisy, steps.present)
@@ -163,11 +163,10 @@ class PolicyTraining:
         if self.policy.encoder is None:
             return None
         if self.features is not None:
-            copy = torch.zeros(rows.shape, dtype=torch.long)
-            if training:
-                # One crop for all frames of a sample, as `augmented` has it.
-                copy = torch.randint(len(self.features), (len(rows), 1)).expand(rows.shape)
-            kept: Tensor = self.features[copy, torch.from_numpy(rows)]  # (B, steps, n, F)
+            device, drawn = self.data.device, len(self.features) if training else 1
+            # One crop for all frames of a sample, as `augmented` has it; 0 is the middle.
+            copy = torch.randint(drawn, (len(rows), 1), device=device)
+            kept: Tensor = self.features[copy, self.data.upload(rows)]  # (B, steps, n, F)
             return kept
         images = self.data.images(rows)  # (B, steps, n, H, W_px, 3)
         if not training:
@@ -201,11 +200,11 @@ class PolicyTraining:
     def _chunk_error(self, frames: FrameTable) -> dict[str, Tensor]:
         rows = windows(frames, self.model.history, self.model.chunk)
         features = self._features(rows.observed, training=False)
-        present = torch.from_numpy(rows.present).to(self.data.device)
-        state = self.data.state[rows.observed]
+        upload = self.data.upload
+        state, present = self.data.state[upload(rows.observed)], upload(rows.present)
         actions = self.policy.act(features, state, present).actions  # (B, W, A)
-        error = (actions - self.data.action[rows.actions[:, -1]]).abs()
-        mask = torch.from_numpy(rows.mask[:, -1]).to(error.device)
+        error = (actions - self.data.action[upload(rows.actions[:, -1])]).abs()
+        mask = upload(rows.mask[:, -1])
         per_channel = error[mask].mean(0)
         return {
             f'error_{name}': per_channel[i] for i, name in enumerate(self.policy.spec.action_names)

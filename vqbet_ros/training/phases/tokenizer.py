@@ -70,6 +70,7 @@ class TokenizerTraining:
 
     def _chunks(self, frames: FrameTable) -> tuple[Tensor, Tensor]:
         rows = windows(frames, 1, self.chunk)
-        actions = self.data.action[rows.actions[:, 0]]  # (B, W, A)
-        actions = self.policy.to_model(actions, self.data.state[rows.observed[:, 0]])
-        return actions, torch.from_numpy(rows.mask[:, 0]).to(actions.device)
+        upload = self.data.upload
+        actions = self.data.action[upload(rows.actions[:, 0])]  # (B, W, A)
+        actions = self.policy.to_model(actions, self.data.state[upload(rows.observed[:, 0])])
+        return actions, upload(rows.mask[:, 0])
