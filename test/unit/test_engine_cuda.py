@@ -1,5 +1,6 @@
 """The engine on a GPU: CUDA graphs give what the plain pass gives, and what a CPU gives."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 import logging
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from vqbet_ros.policy.engine import Engine
+from vqbet_ros.policy.graphs import GraphRunner
 from vqbet_ros.policy.runner import Runner
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA GPU')
@@ -86,6 +88,29 @@ def test_what_cannot_be_captured_runs_all_the_same(exact, monkeypatch, caplog):
         output = engine.plan(recording.observation(3))
     assert 'the decision runs without a CUDA graph' in caplog.text
     same(output, plain(engine, recording, 3))
+
+
+def test_a_capture_that_fails_is_told_and_kept(monkeypatch, caplog):
+    """Without a GPU: its graph must not be let go, its error may have no text."""
+
+    def failing(graph, **settings):
+        assert settings['stream'] == 'stream'
+        raise RuntimeError
+
+    for name, what in (
+        ('CUDAGraph', lambda: 'graph'),
+        ('graph', failing),
+        ('stream', lambda stream: nullcontext()),
+        ('synchronize', lambda device: None),
+    ):
+        monkeypatch.setattr(torch.cuda, name, what)
+    runner = GraphRunner.__new__(GraphRunner)
+    runner.device, runner._graphs = torch.device('cuda'), []
+    runner._stream = 'stream'  # type: ignore[assignment]
+    with caplog.at_level(logging.WARNING):
+        assert runner._replayed(lambda: None, 'the encoder') is None
+    assert 'the encoder runs without a CUDA graph, which is slower' in caplog.text
+    assert runner._graphs == ['graph']  # type: ignore[comparison-overlap]
 
 
 class Operators(TorchDispatchMode):

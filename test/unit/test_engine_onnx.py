@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from vqbet_ros.errors import BadCheckpoint
+from vqbet_ros.policy import engine as engine_module
 from vqbet_ros.policy.checkpoint import save_checkpoint
 from vqbet_ros.policy.engine import Engine, GRAPH
 from vqbet_ros.policy.onnx_export import export
@@ -147,3 +148,14 @@ def test_a_graph_of_another_policy_is_not_used(checkpoint, tmp_path, caplog):
             engine = Engine.load(path, temperature=temperature)
         assert not isinstance(engine._runner, OnnxRunner)
         assert 'policy.onnx is not used' in caplog.text
+
+
+def test_a_runtime_that_cannot_be_loaded_is_done_without(checkpoint, monkeypatch, caplog):
+    def broken(*args, **settings):
+        raise ImportError('libonnxruntime.so: cannot open shared object file')
+
+    monkeypatch.setattr(engine_module, 'OnnxRunner', broken)
+    with caplog.at_level(logging.WARNING):
+        engine = Engine.load(checkpoint)
+    assert engine.runtime == 'PyTorch'
+    assert 'cannot open shared object file' in caplog.text

@@ -252,6 +252,12 @@ def test_the_next_best_runs_and_the_log_says_why(differs, left, logged, monkeypa
     assert 'float16' not in caplog.text
 
 
+@pytest.mark.parametrize(('precision', 'packing'), [('bfloat16', 'onednn'), ('float32', 'none')])
+def test_what_rounds_more_may_differ_more(precision, packing, monkeypatch):
+    monkeypatch.setattr(packed, '_difference', lambda numbers: 0.03)
+    assert Numbers.best(CPU, precision).packing == packing
+
+
 def test_a_gpu_computes_in_float16():
     assert Numbers.best(torch.device('cuda')) == Numbers(torch.float16)
     assert Numbers.best(torch.device('cuda'), 'float32') == Numbers()

@@ -105,7 +105,7 @@ class Engine:
         if precision is None and policy.device.type == 'cpu' and file.exists():
             try:
                 engine = cls(policy, temperature=temperature, seed=seed, graph=file)
-            except (BadCheckpoint, ModuleNotFoundError) as error:
+            except (BadCheckpoint, ImportError) as error:  # also of one that cannot be loaded
                 log.warning('%s is not used: %s', file, error)
             else:
                 log.info('%s runs in ONNX Runtime', file)
@@ -244,16 +244,20 @@ class Engine:
         """Run everything a few times, so that the first real plan is as fast as the others."""
         draws = self._generator.get_state()
         goals = [None] if self.goal_steps == 0 else [self._empty_goal(), None]
-        for goal in goals:
-            self._runner.set_goal(goal)
-            for _ in range(5):
-                for camera, row in zip(self.spec.cameras, self._rows.scratch, strict=False):
-                    image = np.zeros((camera.height, camera.width, 3), np.uint8)
-                    self._runner.encode(image, row)
-                for known in (1, self.history):
-                    self._runner.decide(self._empty_question(known))
-        self._runner.set_goal(self._goal)
-        self._generator.set_state(draws)
+        images = {c.name: np.zeros((c.height, c.width, 3), np.uint8) for c in self.spec.cameras}
+        try:
+            for goal in goals:
+                if goal is not None and images:  # as `set_goal` encodes its frames
+                    self.encode({n: np.stack([i] * self.goal_steps) for n, i in images.items()})
+                self._runner.set_goal(goal)
+                for _ in range(5):
+                    for image, row in zip(images.values(), self._rows.scratch, strict=False):
+                        self._runner.encode(image, row)
+                    for known in (1, self.history):
+                        self._runner.decide(self._empty_question(known))
+        finally:
+            self._runner.set_goal(self._goal)
+            self._generator.set_state(draws)
 
     @torch.inference_mode()
     def encode(self, images: Mapping[str, NDArray[np.uint8]]) -> Tensor:

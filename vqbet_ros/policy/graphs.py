@@ -32,9 +32,14 @@ class GraphRunner(Runner):
         self._stream.wait_stream(torch.cuda.current_stream(self.device))
         self._decisions: dict[bool, tuple[Callable[[], None], Tensor]] = {}
         self._encoders: dict[tuple[int, ...], tuple[Callable[[], None], Tensor]] = {}
+        self._graphs: list[torch.cuda.CUDAGraph] = []
         self._row = torch.zeros(1, dtype=torch.int64).pin_memory()
         self._prefix = self.prefix  # of the captured graph: goals are copied into it
 
+    # All that follows is done in inference mode: tensors that were made in it may not be written
+    # to outside of it, and which ones were depends on who called first.
+
+    @torch.inference_mode()
     def set_goal(self, goal: Goal | None) -> None:
         """See `Runner`; a new goal takes the place of the old one in the captured graph."""
         self._stream.synchronize()
@@ -44,13 +49,14 @@ class GraphRunner(Runner):
         if self._prefix is None:
             self._prefix = self.prefix
         else:
-            with torch.inference_mode():
-                for kept, new in zip(self._prefix.layers, self.prefix.layers, strict=True):
-                    for one, other in zip(kept, new, strict=True):
-                        one.copy_(other)
+            self._prefix.present.copy_(self.prefix.present)
+            for kept, new in zip(self._prefix.layers, self.prefix.layers, strict=True):
+                for one, other in zip(kept, new, strict=True):
+                    one.copy_(other)
         self.prefix = self._prefix
         torch.cuda.synchronize(self.device)
 
+    @torch.inference_mode()
     def encode(self, image: NDArray[np.uint8], row: int) -> None:
         """See `Runner`; returns before the features are there."""
         pixels = self._crop(image)
@@ -62,6 +68,7 @@ class GraphRunner(Runner):
         self._row[0] = row
         replay()
 
+    @torch.inference_mode()
     def decide(self, question: Question) -> Answer:
         """See `Runner`."""
         self._ask(question)
@@ -99,7 +106,7 @@ class GraphRunner(Runner):
         """Return what does the work on the runner's stream, as a graph where that is possible."""
 
         def plainly() -> None:
-            with torch.inference_mode(), torch.cuda.stream(self._stream):
+            with torch.cuda.stream(self._stream):
                 work()
 
         chosen, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
@@ -114,18 +121,18 @@ class GraphRunner(Runner):
     def _replayed(self, work: Callable[[], None], name: str) -> Callable[[], None] | None:
         """Return what replays the work, None where it cannot be captured."""
         graph = torch.cuda.CUDAGraph()
+        # Also one that failed: its end would give back memory that a capture has begun to use.
+        self._graphs.append(graph)
         try:
+            # The stream is set here too: a capture that fails does not put back the one before.
             with (
-                torch.inference_mode(),
+                torch.cuda.stream(self._stream),
                 torch.cuda.graph(graph, stream=self._stream, capture_error_mode='thread_local'),
             ):
                 work()
         except RuntimeError as error:
-            log.warning(
-                '%s runs without a CUDA graph, which is slower: %s',
-                name,
-                str(error).splitlines()[0],
-            )
+            reason = str(error).partition('\n')[0]
+            log.warning('%s runs without a CUDA graph, which is slower: %s', name, reason)
             torch.cuda.synchronize(self.device)
             return None
 

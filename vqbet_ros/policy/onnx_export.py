@@ -19,6 +19,7 @@ from vqbet_ros.errors import VqbetError
 from vqbet_ros.policy.heads import gumbel_noise, Stay
 from vqbet_ros.policy.policy import Goal, Policy
 from vqbet_ros.policy.program import Program
+from vqbet_ros.policy.vision import middle
 
 OPSET = 18
 OUTPUTS = ('actions', 'codes', 'probabilities', 'features')
@@ -66,9 +67,7 @@ class Step(nn.Module):
     def _encode(self, image: Tensor) -> Tensor:
         """Return the features (F,) of an image (H, W_px, 3)."""
         crop = self.policy.config.vision.crop
-        if crop is not None:
-            top, left = (image.shape[0] - crop) // 2, (image.shape[1] - crop) // 2
-            image = image[top : top + crop, left : left + crop]
+        image = image[middle(image.shape[0], crop), middle(image.shape[1], crop)]
         return self.program.encode(image[None])[0]
 
 

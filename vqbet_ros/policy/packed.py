@@ -78,7 +78,8 @@ class Numbers:
             # other arguments than those known here.
             reason = str(problem).partition('\n')[0]
         else:
-            if error <= 1e-2:
+            # Rounded as often, but not in the same order: about a hundredth of 1 in bfloat16.
+            if error <= (5e-2 if self.dtype == torch.bfloat16 else 1e-2):
                 return True
             reason = f'they differ by {error:g} from plain ones'
         log.warning('layers packed as %s are not used: %s', self.packing, reason)
@@ -237,11 +238,11 @@ class Residual(nn.Module):
 @torch.inference_mode()
 def _difference(numbers: Numbers) -> float:
     """Return by how much packed layers differ from plain ones, of values around 1."""
-    linear, norm = nn.Linear(32, 32), nn.BatchNorm2d(16).eval()
-    conv = nn.Conv2d(16, 16, 3, padding=1, bias=False).eval()
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(5, 32, generator=generator)
-    maps = torch.randn(1, 16, 6, 6, generator=generator)
+    with torch.random.fork_rng(devices=[]):  # what the caller draws is not ours to move
+        torch.manual_seed(0)
+        linear, norm = nn.Linear(32, 32), nn.BatchNorm2d(16).eval()
+        conv = nn.Conv2d(16, 16, 3, padding=1, bias=False).eval()
+        x, maps = torch.randn(5, 32), torch.randn(1, 16, 6, 6)
     maps = maps.to(numbers.dtype, memory_format=torch.channels_last)
     results = []
     for these in (Numbers(numbers.dtype), numbers):

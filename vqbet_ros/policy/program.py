@@ -28,7 +28,7 @@ class Prefix:
 
     Attributes:
         layers: Keys and values (H, P, E) in each layer.
-        present: (1, P) bool.
+        present: (1, P) bool, False for tokens of goal frames that are not there; nobody sees them.
     """
 
     layers: list[tuple[Tensor, Tensor]]

@@ -18,6 +18,7 @@ from vqbet_ros.policy.heads import Stay
 from vqbet_ros.policy.packed import Numbers
 from vqbet_ros.policy.policy import Goal, Policy
 from vqbet_ros.policy.program import Prefix, Program
+from vqbet_ros.policy.vision import middle
 
 Shape = tuple[int, ...]
 
@@ -30,7 +31,7 @@ class Question:
         rows: (h, n) of the ring, the features of each step's frames.
         state: (h, S) in the robot's units.
         present: (h,) bool.
-        noise: (G, C) Gumbel noise; nothing at temperature 0.
+        noise: (1, G, C) standard Gumbel noise; nothing at temperature 0.
         running: The primary code that is being executed, -1 for none.
         hysteresis: See `Engine.plan`.
     """
@@ -87,7 +88,8 @@ class Runner:
         }
         pinned = self.device.type == 'cuda'
         self._question = torch.zeros(_length(self._sizes), pin_memory=pinned)
-        self._fields = _split(self._question, self._sizes)
+        views = _split(self._question, self._sizes)
+        self._fields = {name: view.numpy() for name, view in views.items()}
 
     def set_goal(self, goal: Goal | None) -> None:
         """Decide with this goal from now on; features (1, g, n, F) and state (1, g, S) of it."""
@@ -105,18 +107,19 @@ class Runner:
 
     def decide(self, question: Question) -> Answer:
         """Answer one question."""
-        self._ask(question)
         with torch.inference_mode():
+            self._ask(question)
             return self._told(self._compute(self._question.to(self.device)))
 
     def _ask(self, question: Question) -> None:
         fields = self._fields
         # Row numbers and codes are small: float32 holds them exactly.
-        fields['rows'][:] = torch.tensor(question.rows)
-        fields['state'][:] = torch.from_numpy(question.state)
-        fields['present'][:] = torch.from_numpy(question.present)
+        # By numpy, which reads arrays that nobody may write to without a warning.
+        fields['rows'][:] = question.rows
+        fields['state'][:] = question.state
+        fields['present'][:] = question.present
         if question.noise is not None:
-            fields['noise'][:] = question.noise
+            fields['noise'][:] = question.noise[0].numpy()
         fields['running'][0] = question.running
         fields['hysteresis'][0] = question.hysteresis
 
@@ -146,10 +149,7 @@ class Runner:
 
     def _crop(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         crop = self.policy.config.vision.crop
-        if crop is None:
-            return image
-        top, left = (image.shape[0] - crop) // 2, (image.shape[1] - crop) // 2
-        return image[top : top + crop, left : left + crop]
+        return image[middle(image.shape[0], crop), middle(image.shape[1], crop)]
 
 
 def _length(sizes: dict[str, Shape]) -> int:

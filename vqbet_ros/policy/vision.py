@@ -115,12 +115,19 @@ def to_float(images: Tensor) -> Tensor:
     return images.movedim(-1, -3).float() / 255.0
 
 
+def middle(side: int, crop: int | None) -> slice:
+    """Return the middle `crop` of a side's pixels; None takes all."""
+    if crop is None:
+        return slice(None)
+    first = (side - crop) // 2
+    return slice(first, first + crop)
+
+
 def centre_crop(images: Tensor, crop: int | None) -> Tensor:
     """Cut the middle crop x crop out of (..., 3, H, W); None cuts nothing."""
     if crop is None:
         return images
-    top, left = (images.shape[-2] - crop) // 2, (images.shape[-1] - crop) // 2
-    return images[..., top : top + crop, left : left + crop]
+    return images[..., middle(images.shape[-2], crop), middle(images.shape[-1], crop)]
 
 
 def random_crop(images: Tensor, crop: int | None) -> Tensor:
