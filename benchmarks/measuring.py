@@ -26,7 +26,11 @@ def parser_of(doc: str | None) -> argparse.ArgumentParser:
 def peer_training(
     folder: Path, args: argparse.Namespace, device: Literal['cpu', 'cuda']
 ) -> TrainingTimer:
-    """Return a training in the configuration `peer`, on demonstrations made in a folder."""
+    """Return a training in the configuration `peer`, on demonstrations made in a folder.
+
+    In float32, as the peers' trainings are.
+    """
     dataset = write_walks(folder / 'walks', 1, SIDE_PX, args.seed)
-    config = with_batch(peer_config(SIDE_PX, seed=args.seed), 'policy', args.batch)
+    config = peer_config(SIDE_PX, ('bf16=false',), seed=args.seed)
+    config = with_batch(config, 'policy', args.batch)
     return TrainingTimer(dataset, config, device)

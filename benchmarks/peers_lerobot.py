@@ -11,6 +11,10 @@ actions in the robot's units in numpy; LeRobot's from float tensors that are on 
 to a normalised tensor there. `training` times steps of the whole model: ours with reading,
 cropping, clipping and a moving average of the weights; LeRobot's on one batch that lies ready,
 with clipping and the optimiser of its preset.
+
+All train in float32, and so do LeRobot's decide; ours decides in what it would take on that device
+and in float32 besides. On a GPU decisions are timed until they are there, steps of training by the
+GPU's clock with nothing waiting in between, ours and theirs alike.
 """
 
 import argparse
@@ -29,11 +33,11 @@ from measuring import parser_of, peer_training, SIDE_PX
 import numpy as np
 import torch
 from torch import Tensor
+from vqbet_ros.cli.bench_machine import machine
 from vqbet_ros.cli.bench_options import write_json
 from vqbet_ros.cli.bench_policy import (
     EngineTimer,
     in_onnx_runtime,
-    machine,
     observations,
     peer_config,
     peer_spec,
@@ -41,7 +45,7 @@ from vqbet_ros.cli.bench_policy import (
     random_policy,
     TABLE_PX,
 )
-from vqbet_ros.cli.bench_training import TrainingTimer
+from vqbet_ros.cli.bench_training import durations_of, TrainingTimer
 from vqbet_ros.policy.engine import Engine
 
 OURS = 'vqbet_ros VQ-BeT'
@@ -60,6 +64,8 @@ class Contender:
         call: One decision, or one step of training.
         warm_up: Calls that do not count.
         calls: Calls that do.
+        device: Where.
+        delivers: Whether each call is waited for, as who asks for a decision does.
         timer: Ours times itself.
     """
 
@@ -68,6 +74,8 @@ class Contender:
     call: Callable[[], Any]
     warm_up: int
     calls: int
+    device: torch.device
+    delivers: bool
     timer: EngineTimer | TrainingTimer | None = None
     durations_s: list[float] = field(default_factory=list)
 
@@ -85,17 +93,15 @@ class Contender:
         if self.timer is not None:
             self.timer.run(calls)
             return
+        if not self.delivers:
+            self.durations_s += durations_of(self.call, calls, self.device)
+            return
         for _ in range(calls):
-            _wait()
             started_s = time.perf_counter()
             self.call()
-            _wait()
+            if self.device.type == 'cuda':
+                torch.cuda.synchronize(self.device)
             self.durations_s.append(time.perf_counter() - started_s)
-
-
-def _wait() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def _count(module: torch.nn.Module) -> int:
@@ -162,15 +168,17 @@ def inference(args: argparse.Namespace, folder: Path) -> list[Contender]:
     engines = [Engine(policy.to(args.device), seed=args.seed)]
     if args.device == 'cpu':  # the fastest first: the others are compared with it
         engines.insert(0, in_onnx_runtime(policy, folder, args.seed))
-        engines.append(Engine(policy, seed=args.seed, precision='float32'))
-    contenders = []
+    engines.append(Engine(policy, seed=args.seed, precision='float32'))
+    contenders, where = [], (torch.device(args.device), True)
     for engine in engines:
         timer, name = EngineTimer(engine, args.seed), f'{OURS}, {engine.runtime}, {engine.numbers}'
-        contenders.append(Contender(name, _count(policy), timer.run, 0, args.calls, timer))
+        contenders.append(Contender(name, _count(policy), timer.run, 0, args.calls, *where, timer))
     diffusion = {'ddim_calls': ('DDIM', 10), 'ddpm_calls': ('DDPM', 100)}
     torch.manual_seed(args.seed)
     peer = lerobot_policy('vqbet', args.device)
-    contenders.append(Contender('LeRobot VQ-BeT', _count(peer), deciding(peer), 20, args.calls))
+    contenders.append(
+        Contender('LeRobot VQ-BeT', _count(peer), deciding(peer), 20, args.calls, *where)
+    )
     for option, (scheduler, steps) in diffusion.items():
         calls = getattr(args, option)
         if calls:
@@ -182,7 +190,9 @@ def inference(args: argparse.Namespace, folder: Path) -> list[Contender]:
             )
             name = f'LeRobot Diffusion Policy, {scheduler} {steps} steps'
             contenders.append(
-                Contender(name, _count(peer), deciding(peer), min(20, 1 + calls // 10), calls)
+                Contender(
+                    name, _count(peer), deciding(peer), min(20, 1 + calls // 10), calls, *where
+                )
             )
     return contenders
 
@@ -191,7 +201,8 @@ def training(args: argparse.Namespace, folder: Path) -> list[Contender]:
     """Return what takes steps."""
     timer = peer_training(folder, args, args.device)
     parameters = _count(timer.policy)
-    contenders = [Contender(OURS, parameters, timer.run, 0, args.calls, timer)]
+    where = (torch.device(args.device), False)
+    contenders = [Contender(OURS, parameters, timer.run, 0, args.calls, *where, timer)]
     generator = torch.Generator().manual_seed(args.seed)
 
     def uniform(*shape: int) -> Tensor:
@@ -223,7 +234,7 @@ def training(args: argparse.Namespace, folder: Path) -> list[Contender]:
         settings = peer.config
         actions = len(settings.action_delta_indices)
         call = stepping(peer, settings.n_obs_steps, actions)
-        contenders.append(Contender(name, _count(peer), call, 3, args.calls))
+        contenders.append(Contender(name, _count(peer), call, 3, args.calls, *where))
     return contenders
 
 

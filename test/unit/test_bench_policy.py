@@ -3,15 +3,18 @@
 from dataclasses import replace
 from itertools import islice, pairwise
 import json
+import time
 
 import numpy as np
 import pytest
 import torch
 from vqbet_ros.cli import bench_inference, bench_train
-from vqbet_ros.cli.bench_policy import cpu_name, observations, peer_config, peer_spec
-from vqbet_ros.cli.bench_training import TrainingTimer, with_batch, write_walks
+from vqbet_ros.cli.bench_machine import cpu_name
+from vqbet_ros.cli.bench_policy import observations, peer_config, peer_spec
+from vqbet_ros.cli.bench_training import durations_of, TrainingTimer, with_batch, write_walks
 from vqbet_ros.cli.main import main
 from vqbet_ros.config import TrainConfig
+from vqbet_ros.errors import ConfigError
 from vqbet_ros.policy.checkpoint import save_checkpoint
 from vqbet_ros.policy.engine import GRAPH
 from vqbet_ros.policy.normalizer import Stats
@@ -132,8 +135,9 @@ def test_a_checkpoint_with_goals_is_measured_with_one(tmp_path, monkeypatch, tin
     assert main([*arguments, '--json', str(path)]) == 0
     figures = json.loads(path.read_text())
     assert (figures['goal_steps'], figures['policy']) == (2, str(tmp_path / 'goals'))
-    with pytest.raises(SystemExit, match='2'):
-        main([*arguments, '--set', 'model.width=8'])
+    for option in (['--set', 'model.width=8'], ['--cameras', '2'], ['--size', '64']):
+        with pytest.raises(SystemExit, match='2'):
+            main([*arguments, *option])
 
 
 @pytest.mark.parametrize(
@@ -142,6 +146,10 @@ def test_a_checkpoint_with_goals_is_measured_with_one(tmp_path, monkeypatch, tin
         ['inference', '--calls', '199'],
         ['inference', '--onnx', '--device', 'cuda'],
         ['train', '--steps', '0'],
+        ['inference', '--threads', '-1'],
+        ['inference', '--cameras', '-1'],
+        ['inference', '--size', '0'],
+        ['train', '--threads', '-1'],
         ['train', '--batch', '0'],
         ['train', '--phase', 'encoder'],
     ],
@@ -189,6 +197,37 @@ def test_the_measured_step_is_the_trainings(tmp_path, tiny_config):
     assert not torch.equal(timer.policy.vqbet.position, weights)
     assert timer.figures()['steps'] == 2
     assert timer.figures()['batch'] == 4
+
+
+def test_more_samples_than_there_are_cannot_be_a_batch(tmp_path, tiny_config):
+    dataset = write_walks(tmp_path / 'walks', 0, 24, seed=0)
+    config = with_batch(replace(tiny_config, bf16=False), 'policy', 301)
+    with pytest.raises(ConfigError, match='batch: got 301, expected at most 300'):
+        TrainingTimer(dataset, config, 'cpu')
+
+
+def test_a_value_that_cannot_be_measured_is_told_without_a_traceback(monkeypatch, capfd):
+    monkeypatch.setitem(bench_train.SCALES, 'batch', ('--batch={}', (10_000,)))
+    arguments = ['--steps', '1', '--batch', '2', '--cameras', '0', *SMALL, '--device', 'cpu']
+    assert main(['bench', 'train', *arguments, '--vary', 'batch']) == 1
+    told = capfd.readouterr().err
+    assert 'batch: got 10000, expected at most 300' in told
+    assert 'measuring batch 10000 ended with status 1, as told above' in told
+    assert 'Traceback' not in told
+
+
+def test_as_many_durations_as_calls():
+    for calls in (0, 3):
+        durations_s = durations_of(lambda: time.sleep(0.01), calls, torch.device('cpu'))
+        assert len(durations_s) == calls
+        assert all(0.01 <= duration_s < 1.0 for duration_s in durations_s)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA GPU')
+def test_a_gpu_times_itself():
+    x = torch.randn(2048, 2048, device='cuda')
+    durations_s = durations_of(lambda: x @ x, 5, torch.device('cuda'))
+    assert all(0 < duration_s < 1.0 for duration_s in durations_s)
 
 
 def test_the_cpu_is_named_with_its_vectors(tmp_path):

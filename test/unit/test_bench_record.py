@@ -1,5 +1,6 @@
 """The recorder's benchmark: its load, its comparison of a bag with what was sent, its usage."""
 
+import importlib
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ from rosbags.typesys import get_typestore, Stores
 from vqbet_ros.cli.bench_record_check import compare
 from vqbet_ros.cli.main import main
 from vqbet_ros.data.cdr import header_stamp_ns
+from vqbet_ros.errors import VqbetError
 from vqbet_ros.recording.audit import expected_streams
 from vqbet_ros.recording.bag import BagOptions, BagWriter
 from vqbet_ros.recording.bench_load import (
@@ -150,6 +152,27 @@ def test_the_spec_expects_every_topic_of_the_load():
     assert {topic: stream.type for topic, stream in streams.items()} == TOPICS
     assert streams[JOINTS_TOPIC].rate_hz == 500
     assert RobotSpec.from_text(spec().to_yaml(), 'itself') == spec()
+
+
+@pytest.mark.parametrize('bench', ['record', 'control'])
+def test_nothing_that_was_there_is_taken_away(bench, tmp_path, monkeypatch, capsys):
+    module = importlib.import_module(f'vqbet_ros.cli.bench_{bench}')
+    mine = [
+        tmp_path / name for name in ('bags/mine', 'checkpoint/mine', 'spec.yaml', 'ledger.npy')
+    ]
+    for path in mine:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text('mine')
+
+    def failing(args, folder):
+        assert tmp_path in folder.parents
+        raise VqbetError('no robot here')
+
+    monkeypatch.setattr(module, '_measure', failing)
+    assert main(['bench', bench, '--out', str(tmp_path)]) == 1
+    assert 'no robot here' in capsys.readouterr().err
+    assert sorted(path for path in tmp_path.rglob('*') if path.is_file()) == sorted(mine)
+    assert {path.read_text() for path in mine} == {'mine'}
 
 
 def test_usage_is_checked(capsys):

@@ -4,9 +4,11 @@ import argparse
 import dataclasses
 import os
 from pathlib import Path
+import tempfile
 import time
 from typing import Any, TYPE_CHECKING
 
+from vqbet_ros.cli.bench_machine import machine
 from vqbet_ros.cli.bench_options import add_node_arguments, require_at_least, write_json
 from vqbet_ros.errors import VqbetError
 
@@ -42,19 +44,18 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         VqbetError: A process ended or did not answer.
     """
-    from vqbet_ros.cli.bench_record import machine
-
     require_at_least(args, seconds=1, rate=0.1, policy_rate=0.1, joints_hz=0.1)
     args.out.mkdir(parents=True, exist_ok=True)
-    checkpoint = args.out / 'checkpoint'
-    parameters = _save_policy(checkpoint, _robot(args))
-    figures = {
-        **machine(),
-        'seconds': args.seconds,
-        'rate_hz': args.rate,
-        'parameters': parameters,
-        **_measure(args, checkpoint),
-    }
+    # A folder of its own, so that nothing is taken away that was there before.
+    with tempfile.TemporaryDirectory(prefix='policy-', dir=args.out) as folder:
+        checkpoint = Path(folder) / 'checkpoint'
+        figures = {
+            'seconds': args.seconds,
+            'rate_hz': args.rate,
+            'parameters': _save_policy(checkpoint, _robot(args)),
+            **machine(),
+            **_measure(args, checkpoint),
+        }
     _show(figures)
     write_json(figures, args.json)
     return 0

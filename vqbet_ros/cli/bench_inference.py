@@ -5,7 +5,7 @@ from pathlib import Path
 import tempfile
 from typing import Any
 
-from vqbet_ros.cli.bench_options import add_shape_arguments, write_json
+from vqbet_ros.cli.bench_options import add_shape_arguments, check_shape, write_json
 
 LEAST_CALLS = 200  # for a 99th percentile
 
@@ -62,13 +62,19 @@ def run(args: argparse.Namespace) -> int:
         args.parser.error(f'--rate must be more than 0, got {args.rate}')
     if args.onnx and (args.checkpoint or args.precision or args.device == 'cuda'):
         args.parser.error('--onnx goes with neither a checkpoint, --precision nor cuda')
-    if args.checkpoint is not None and args.set:
-        args.parser.error('--set does not change a checkpoint')
+    check_shape(args)
+    own = [
+        f'--{n}'
+        for n in ('cameras', 'size', 'set')
+        if getattr(args, n) != args.parser.get_default(n)
+    ]
+    if args.checkpoint is not None and own:
+        args.parser.error(f'a checkpoint has its own shape: leave out {", ".join(own)}')
 
+    from vqbet_ros.cli.bench_machine import machine
     from vqbet_ros.cli.bench_policy import (
         EngineTimer,
         in_onnx_runtime,
-        machine,
         peer_config,
         peer_spec,
         random_policy,

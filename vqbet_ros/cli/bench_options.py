@@ -46,6 +46,11 @@ def add_shape_arguments(parser: argparse.ArgumentParser) -> None:
     _add_json_argument(parser)
 
 
+def check_shape(args: argparse.Namespace) -> None:
+    """End with the usage where what `add_shape_arguments` added cannot be."""
+    require_at_least(args, cameras=0, size=1, threads=0)
+
+
 def add_node_arguments(parser: argparse.ArgumentParser, *, seconds: int, out: str) -> None:
     """Add what every bench of a running node has.
 

@@ -1,4 +1,4 @@
-"""What the benches of the policy share: the configuration `peer`, its inputs, the machine's name.
+"""What the benches of the policy share: the configuration `peer`, its inputs, its figures.
 
 `peer` is what LeRobot's VQBeTConfig holds by default, which is its configuration for PushT: one
 96x96 camera cropped to 84, a state of two numbers, 5 observation steps, chunks of 5.
@@ -6,17 +6,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import datetime, timezone
 from itertools import islice
-import os
 from pathlib import Path
-import platform
 import time
 from typing import Any
 
 import numpy as np
 import torch
-from vqbet_ros import __version__
 from vqbet_ros.cli.bench_options import PEER_CROP_PX, PEER_SIDE_PX
 from vqbet_ros.config import ModelConfig, TrainConfig, VisionConfig
 from vqbet_ros.errors import ConfigError
@@ -170,44 +166,6 @@ def set_threads(threads: int) -> None:
     """Set torch's CPU threads; 0 leaves them."""
     if threads > 0:
         torch.set_num_threads(threads)
-
-
-def machine() -> dict[str, Any]:
-    """Name the machine, the versions and the day."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {
-        'date': datetime.now(timezone.utc).isoformat(timespec='seconds'),
-        'cpu': cpu_name(),
-        'cpus': os.cpu_count(),
-        'gpu': gpu,
-        'load_before': round(os.getloadavg()[0], 2),
-        'kernel': platform.release(),
-        'versions': {
-            'vqbet_ros': __version__,
-            'python': platform.python_version(),
-            'torch': torch.__version__,
-            'numpy': np.__version__,
-        },
-    }
-
-
-def cpu_name(cpuinfo: Path = Path('/proc/cpuinfo')) -> str:
-    """Name the CPU, with the vector instructions that it has."""
-    fields: dict[str, str] = {}
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(encoding='utf-8').splitlines():
-            key, _, value = line.partition(':')
-            fields.setdefault(key.strip(), value.strip())
-    words = (fields.get('flags') or fields.get('Features', '')).split()
-    known = {
-        'avx2': 'AVX2',
-        'avx512f': 'AVX-512',
-        'avx512_bf16': 'AVX512-BF16',
-        'amx_bf16': 'AMX-BF16',
-    }
-    vectors = [name for flag, name in known.items() if flag in words]
-    name = fields.get('model name') or platform.processor() or platform.machine()
-    return f'{name} ({", ".join(vectors)})' if vectors else name
 
 
 def percentiles_ms(durations_s: list[float]) -> dict[str, float]:

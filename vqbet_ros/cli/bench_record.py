@@ -3,11 +3,12 @@
 import argparse
 import os
 from pathlib import Path
-import platform
 import shutil
+import tempfile
 import time
 from typing import Any
 
+from vqbet_ros.cli.bench_machine import machine
 from vqbet_ros.cli.bench_options import add_node_arguments, require_at_least, write_json
 from vqbet_ros.errors import VqbetError
 
@@ -34,7 +35,9 @@ def add_parser(subparsers: Any) -> None:
         help='length of the recording that is compared with, in s; 0 leaves it out '
         '(default: %(default)s)',
     )
-    parser.add_argument('--keep', action='store_true', help='keep the bags')
+    parser.add_argument(
+        '--keep', action='store_true', help='keep the bags, in a new folder of the working folder'
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -47,30 +50,32 @@ def run(args: argparse.Namespace) -> int:
     from vqbet_ros.recording.bench_load import read_ledger
 
     require_at_least(args, seconds=1, baseline_seconds=0)
-    bags = args.out / 'bags'
-    if bags.exists():
-        shutil.rmtree(bags)
-    bags.mkdir(parents=True)
+    args.out.mkdir(parents=True, exist_ok=True)
+    # A folder of its own, so that nothing is taken away that was there before.
+    work = Path(tempfile.mkdtemp(prefix='recorded-', dir=args.out))
+    about = machine()
     try:
-        measured = _measure(args, bags)
+        measured = _measure(args, work)
         episode = Path(measured.pop('episode'))
-        ledger = read_ledger(args.out / 'ledger.npy')
+        ledger = read_ledger(work / 'ledger.npy')
         window = (measured.pop('from_ns'), measured.pop('until_ns') - _UNDER_WAY_NS)
         compared = compare(episode, ledger, window)
     finally:
         if not args.keep:
-            shutil.rmtree(bags)
-    figures = {**machine(), 'seconds': args.seconds, **compared, **measured}
+            shutil.rmtree(work)
+    figures = {**about, 'seconds': args.seconds, **compared, **measured}
     _compare_cpu(figures)
     _show(figures)
+    if args.keep:
+        print(f'bags               {work / "bags"}')
     write_json(figures, args.json)
     if compared['differing']:
         raise VqbetError(f'{compared["differing"]} recorded messages differ from what was sent')
     return 0
 
 
-def _measure(args: argparse.Namespace, bags: Path) -> dict[str, Any]:
-    """Run publisher, recorder and baseline."""
+def _measure(args: argparse.Namespace, work: Path) -> dict[str, Any]:
+    """Run publisher, recorder and baseline; what they write goes into the folder `work`."""
     from vqbet_ros.cli.processes import module_command, node_command, private_graph, Processes
     from vqbet_ros.recording.bench_load import spec
 
@@ -80,10 +85,11 @@ def _measure(args: argparse.Namespace, bags: Path) -> dict[str, Any]:
     from std_srvs.srv import Trigger
     from vqbet_ros.ros.bench_client import BenchClient
 
-    spec_file = args.out / 'spec.yaml'
+    bags, spec_file = work / 'bags', work / 'spec.yaml'
+    bags.mkdir()
     spec_file.write_text(spec().to_yaml(), encoding='utf-8')
     with Processes(args.out) as processes:
-        ledger = ['--ledger', str(args.out / 'ledger.npy')]
+        ledger = ['--ledger', str(work / 'ledger.npy')]
         processes.start('publisher', [*module_command('bench_publisher'), *ledger], environment)
         command = node_command('recorder_node', spec=str(spec_file), root=str(bags))
         processes.start('recorder', command, environment)
@@ -198,17 +204,6 @@ def memory_mb(pid: int) -> tuple[float, float]:
         key, _, value = line.partition(':')
         values[key] = value.split()
     return tuple(round(int(values[key][0]) * 1024 / 1e6, 1) for key in ('VmRSS', 'RssShmem'))  # type: ignore[return-value]
-
-
-def machine() -> dict[str, Any]:
-    """Return what a figure needs beside it."""
-    return {
-        'machine': platform.machine(),
-        'cpu_count': os.cpu_count(),
-        'load_average': os.getloadavg(),
-        'kernel': platform.release(),
-        'python': platform.python_version(),
-    }
 
 
 def _show(figures: dict[str, Any]) -> None:

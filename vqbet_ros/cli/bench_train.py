@@ -8,7 +8,13 @@ import sys
 import tempfile
 from typing import Any
 
-from vqbet_ros.cli.bench_options import add_shape_arguments, write_json
+from vqbet_ros.cli.bench_options import (
+    add_shape_arguments,
+    check_shape,
+    require_at_least,
+    write_json,
+)
+from vqbet_ros.errors import VqbetError
 
 # What each of the four is varied over, the others being as the command line says.
 SCALES: dict[str, tuple[str, tuple[int, ...]]] = {
@@ -54,12 +60,11 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure; returns the exit status."""
-    for name in ('steps', 'batch'):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            args.parser.error(f'--{name} must be at least 1, got {value}')
+    require_at_least(args, steps=1, **({} if args.batch is None else {'batch': 1}))
+    check_shape(args)
 
-    from vqbet_ros.cli.bench_policy import machine, peer_config, set_threads
+    from vqbet_ros.cli.bench_machine import machine
+    from vqbet_ros.cli.bench_policy import peer_config, set_threads
     from vqbet_ros.cli.bench_training import TrainingTimer, with_batch, write_walks
     from vqbet_ros.policy.device import pick_device
 
@@ -93,7 +98,9 @@ def _again(args: argparse.Namespace, name: str, value: int) -> dict[str, Any]:
         words += [SCALES[name][0].format(value), f'--json={path}']
         program = [sys.executable, '-m', 'vqbet_ros.cli.main', 'bench', 'train', *words]
         print(f'\n{name} {value}', flush=True)
-        subprocess.run(program, check=True)
+        status = subprocess.run(program, check=False).returncode
+        if status:
+            raise VqbetError(f'measuring {name} {value} ended with status {status}, as told above')
         figures = json.loads(path.read_text(encoding='utf-8'))
     kept = ('steps_per_s', 'peak_memory_mb', 'p50_ms', 'steps', 'parameters')
     return {name: value, **{key: figures[key] for key in kept}}

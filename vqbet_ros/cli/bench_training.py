@@ -1,6 +1,8 @@
 """A training that a bench can take step by step, on made-up demonstrations."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 import time
 from typing import Any, Literal
@@ -46,6 +48,27 @@ def write_walks(path: Path, cameras: int, size: int, seed: int) -> Dataset:
     return Dataset.open(path)
 
 
+def durations_of(call: Callable[[], Any], calls: int, device: torch.device) -> list[float]:
+    """Time calls in s, each from the end of the one before it to its own.
+
+    On a GPU by the GPU's clock, and without waiting for it in between, as a training does not.
+    """
+    if device.type == 'cpu':
+        times_s = [time.perf_counter()]
+        for _ in range(calls):
+            call()
+            times_s.append(time.perf_counter())
+        return [after - before for before, after in pairwise(times_s)]
+    torch.cuda.synchronize(device)
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(calls + 1)]
+    events[0].record()
+    for event in events[1:]:
+        call()
+        event.record()
+    torch.cuda.synchronize(device)
+    return [before.elapsed_time(after) / 1e3 for before, after in pairwise(events)]
+
+
 class TrainingTimer:
     """Times the steps of one phase: reading the batch, loss, gradient, optimiser, average."""
 
@@ -77,6 +100,12 @@ class TrainingTimer:
             Stepper(self.policy, tokenizer, config, 0).step(0)
             taken = PolicyTraining(self.policy, data, config)
         self._stepper = Stepper(self.policy, taken, config, 1)
+        batch, most = getattr(config, phase).batch, len(taken.episodes(0))
+        if batch > most:
+            raise ConfigError(
+                f'batch: got {batch}, expected at most {most}, which is how many samples the '
+                'made-up demonstrations have'
+            )
 
     def warm_up(self) -> None:
         """Take a few steps that do not count."""
@@ -84,16 +113,8 @@ class TrainingTimer:
         self.durations_s.clear()
 
     def run(self, steps: int) -> None:
-        """Time so many steps more; on a GPU as a whole, since nothing waits for a single one."""
-        self._wait()
-        block = 1 if self.device.type == 'cpu' else steps
-        for _ in range(0, steps, block):
-            started_s = time.perf_counter()
-            for _ in range(block):
-                self._stepper.step(self._at)
-                self._at += 1
-            self._wait()
-            self.durations_s += [(time.perf_counter() - started_s) / block] * block
+        """Time so many steps more."""
+        self.durations_s += durations_of(self._step, steps, self.device)
 
     def figures(self) -> dict[str, Any]:
         """Describe training and durations; keys as `vqbet bench train` has them."""
@@ -117,9 +138,9 @@ class TrainingTimer:
             'layers': model.layers,
         }
 
-    def _wait(self) -> None:
-        if self.device.type == 'cuda':
-            torch.cuda.synchronize()
+    def _step(self) -> None:
+        self._stepper.step(self._at)
+        self._at += 1
 
     def _peak_mb(self) -> float:
         if self.device.type == 'cuda':
