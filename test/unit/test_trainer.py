@@ -30,6 +30,7 @@ from vqbet_ros.training.phases.common import val_frames
 from vqbet_ros.training.phases.encoder import EncoderTraining
 from vqbet_ros.training.phases.policy import PolicyTraining
 from vqbet_ros.training.phases.tokenizer import TokenizerTraining
+from vqbet_ros.training.tensorboard import EventFile
 from vqbet_ros.training.trainer import Trainer
 import yaml
 
@@ -107,6 +108,12 @@ def metrics(run):
     return [{k: v for k, v in record.items() if k != 'steps_per_s'} for record in records]
 
 
+def scalars(run):
+    """Read a run as TensorBoard does."""
+    reader = importlib.import_module('tensorboard.backend.event_processing.event_accumulator')
+    return reader.EventAccumulator(str(run)).Reload()
+
+
 @pytest.mark.parametrize(
     ('kind', 'phase', 'step'),
     [
@@ -158,8 +165,7 @@ def test_what_a_run_leaves(whole_runs, configs):
     assert all(np.isfinite(v) for r in records for v in r.values() if not isinstance(v, str))
     assert yaml.safe_load((run / 'config.yaml').read_text()) == to_mapping(configs['frozen'])
 
-    reader = importlib.import_module('tensorboard.backend.event_processing.event_accumulator')
-    board = reader.EventAccumulator(str(run)).Reload()
+    board = scalars(run)
     assert [e.step for e in board.Scalars('policy/train/loss')] == [2, 4, 6]
     assert 'tokenizer/val/error_x' in board.Tags()['scalars']
 
@@ -227,9 +233,20 @@ def test_steps_after_the_last_save_are_recorded_once(tmp_path, vectors, state_co
         trainer.run()
     with (run / 'metrics.jsonl').open('a') as file:
         file.write('{"phase": "policy", "kind": "train", "step": 4, "loss": 9.0}\n{"phase": "pol')
+    events = EventFile(run)
+    events.add({'policy/train/loss': 9.0}, 4)
+    events.add({'tokenizer/train/loss': 1.0, 'my own': 2.0}, 5)
+    events.close()
     assert Trainer(vectors, state_config, run, 'cpu').run(resume=True)
     steps = [r['step'] for r in metrics(run) if r['phase'] == 'policy' and r['kind'] == 'train']
     assert steps == [2, 4, 6]
+    board = scalars(run)
+    shown = board.Scalars('policy/train/loss')
+    assert [e.step for e in shown] == [2, 4, 6]
+    assert all(e.value != 9.0 for e in shown)
+    # What came before, and what is not the training's, stays.
+    assert [e.step for e in board.Scalars('tokenizer/train/loss')] == [2, 4, 5, 5]
+    assert [e.step for e in board.Scalars('my own')] == [5]
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_episodes(tmp_path, vectors, state_config):

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from vqbet_ros.training.tensorboard import EventFile
+from vqbet_ros.training.tensorboard import EventFile, rewind_events
 
 
 class Journal:
@@ -127,26 +127,32 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def rewind_metrics(path: Path, phases: Sequence[str], phase: str, step: int) -> None:
-    """Drop the records of a metrics.jsonl that come after a step, which will be done again.
+def rewind(run: Path, phases: Sequence[str], phase: str, step: int) -> None:
+    """Drop what a run recorded after a step, which will be done again.
 
     Args:
-        path: The file; may be absent.
+        run: Its directory.
         phases: All phases in order.
         phase: The one that is resumed.
         step: Its steps that are done.
     """
-    if not path.is_file():
-        return
     reached = (phases.index(phase), step)
-    kept = [
-        record
-        for record in read_metrics(path)
-        if (phases.index(record['phase']), record['step']) <= reached
-    ]
-    partial = path.with_suffix('.partial')
-    partial.write_text(''.join(json.dumps(r) + '\n' for r in kept), encoding='utf-8')
-    partial.replace(path)
+    path = run / 'metrics.jsonl'
+    if path.is_file():
+        kept = [
+            record
+            for record in read_metrics(path)
+            if (phases.index(record['phase']), record['step']) <= reached
+        ]
+        partial = path.with_suffix('.partial')
+        partial.write_text(''.join(json.dumps(r) + '\n' for r in kept), encoding='utf-8')
+        partial.replace(path)
+
+    def stays(tag: str, at: int) -> bool:
+        of = tag.partition('/')[0]
+        return of not in phases or (phases.index(of), at) <= reached
+
+    rewind_events(run, stays)
 
 
 def _minutes(seconds: float) -> str:

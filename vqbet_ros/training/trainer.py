@@ -22,7 +22,7 @@ from vqbet_ros.training.card import model_card
 from vqbet_ros.training.data import load_data, TrainingData
 from vqbet_ros.training.html import require_matplotlib
 from vqbet_ros.training.interrupts import Interrupts
-from vqbet_ros.training.journal import Journal, rewind_metrics, Silence
+from vqbet_ros.training.journal import Journal, rewind, Silence
 from vqbet_ros.training.phases.common import Phase
 from vqbet_ros.training.phases.encoder import EncoderTraining
 from vqbet_ros.training.phases.policy import PolicyTraining
@@ -118,7 +118,7 @@ class Trainer:
             self.val_metrics = dict(saved[1].get('val_metrics', {}))
             self._resumed_sums = (saved[1].get('sums', {}), int(saved[1].get('counted', 0)))
             if self.processes.main:
-                rewind_metrics(self.run_dir / 'metrics.jsonl', names, names[first], start)
+                rewind(self.run_dir, names, names[first], start)
         elif self.last.exists():
             raise VqbetError(f'{self.run_dir} holds a run: give --resume, or another --out')
         self.processes.any(False)  # all have looked before one of them writes
