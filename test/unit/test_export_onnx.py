@@ -113,6 +113,15 @@ def test_without_the_extra_one_line_says_what_to_install(package, tmp_path, monk
     assert error.count('\n') == 1
 
 
+def test_another_temperature_needs_a_file_of_its_own(tmp_path, capsys):
+    checkpoint = tmp_path / 'checkpoint'
+    save_checkpoint(checkpoint, make_engine().policy, card='', training={})
+    (checkpoint / 'policy.onnx').write_bytes(b'mine')
+    assert main(['export', 'onnx', str(checkpoint), '--temperature', '0.5']) == 1
+    assert "--temperature: got 0.5, expected the checkpoint's own 0" in capsys.readouterr().err
+    assert (checkpoint / 'policy.onnx').read_bytes() == b'mine'
+
+
 def test_a_temperature_below_zero_is_refused(tmp_path, capsys):
     save_checkpoint(tmp_path / 'checkpoint', make_engine().policy, card='', training={})
     file = str(tmp_path / 'policy.onnx')

@@ -30,7 +30,8 @@ def add_parser(subparsers: Any) -> None:
         metavar='T',
         type=float,
         help='0 takes the most probable codes, and the graph has no input for noise; otherwise '
-        "codes are drawn from softmax(logits / T) by the noise (default: the checkpoint's own)",
+        "codes are drawn from softmax(logits / T) by the noise (default: the checkpoint's own; "
+        'another one needs FILE)',
     )
     parser.add_argument('--json', metavar='FILE', type=Path, help='write the comparison here')
 
@@ -49,6 +50,13 @@ def run(args: argparse.Namespace) -> int:
     temperature = policy.config.temperature if args.temperature is None else args.temperature
     if not 0.0 <= temperature < float('inf'):
         raise ConfigError(f'--temperature: got {temperature}, expected a number of at least 0')
+    if args.file is None and temperature != policy.config.temperature:
+        # What runs the checkpoint takes its own temperature, and would not take such a graph.
+        raise ConfigError(
+            f"--temperature: got {temperature:g}, expected the checkpoint's own "
+            f'{policy.config.temperature:g} where no FILE is given: {args.checkpoint / GRAPH} is '
+            'what the node runs; name another FILE'
+        )
     file = args.checkpoint / GRAPH if args.file is None else args.file
     file.parent.mkdir(parents=True, exist_ok=True)
     agreement = export(policy, file, temperature=temperature)
