@@ -10,12 +10,12 @@ a command at the control rate. Nothing is fed back: what differs between two row
 import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from vqbet_ros.cli.figures import write_json
 from vqbet_ros.data.store import Dataset
 from vqbet_ros.policy.engine import Engine
 from vqbet_ros.runtime.chunk import Chunk
@@ -64,8 +64,7 @@ def main() -> None:
         rows[kind] = measure(engine, dataset, BlendSettings(kind=kind), args)
         reversals, jerk, seam, error = rows[kind].values()
         print(f'{kind:12}{reversals:12.2f}{jerk:14.4g}{seam:11.4g}{error:9.4g}', flush=True)
-    if args.json:
-        args.json.write_text(json.dumps(rows, indent=2) + '\n', encoding='utf-8')
+    write_json(rows, args.json)
 
 
 def measure(

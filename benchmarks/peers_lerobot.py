@@ -34,7 +34,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from vqbet_ros.cli.bench_machine import machine
-from vqbet_ros.cli.bench_options import write_json
 from vqbet_ros.cli.bench_policy import (
     EngineTimer,
     in_onnx_runtime,
@@ -46,6 +45,7 @@ from vqbet_ros.cli.bench_policy import (
     TABLE_PX,
 )
 from vqbet_ros.cli.bench_training import durations_of, TrainingTimer
+from vqbet_ros.cli.figures import write_json
 from vqbet_ros.policy.engine import Engine
 
 OURS = 'vqbet_ros VQ-BeT'

@@ -19,8 +19,8 @@ import torch
 from torch.profiler import profile, ProfilerActivity
 from torch.utils.flop_counter import FlopCounterMode
 from vqbet_ros.cli.bench_machine import machine
-from vqbet_ros.cli.bench_options import write_json
 from vqbet_ros.cli.bench_training import TrainingTimer
+from vqbet_ros.cli.figures import write_json
 
 # Parts of a step and the operators whose names begin so; the first that fits takes it.
 PARTS = {

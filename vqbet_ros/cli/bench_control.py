@@ -9,7 +9,8 @@ import time
 from typing import Any, TYPE_CHECKING
 
 from vqbet_ros.cli.bench_machine import machine
-from vqbet_ros.cli.bench_options import add_node_arguments, require_at_least, write_json
+from vqbet_ros.cli.bench_options import add_node_arguments, require_at_least
+from vqbet_ros.cli.figures import write_json
 from vqbet_ros.errors import VqbetError
 
 if TYPE_CHECKING:

@@ -2,12 +2,13 @@
 
 import argparse
 from collections.abc import Callable
-import json
 from pathlib import Path
 import shutil
 import tempfile
 import time
 from typing import Any
+
+from vqbet_ros.cli.figures import write_json
 
 HISTORY, BATCH = 5, 64
 SIDE_PX = 96  # of the frames that a training reads, as PushT's
@@ -79,9 +80,7 @@ def run(args: argparse.Namespace) -> int:
         }
     for key, value in figures.items():
         print(f'{key:<30}{value:.4g}' if isinstance(value, float) else f'{key:<30}{value}')
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(figures, indent=2) + '\n', encoding='utf-8')
+    write_json(figures, args.json)
     return 0
 
 

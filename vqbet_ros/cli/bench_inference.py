@@ -5,7 +5,8 @@ from pathlib import Path
 import tempfile
 from typing import Any
 
-from vqbet_ros.cli.bench_options import add_shape_arguments, check_shape, write_json
+from vqbet_ros.cli.bench_options import add_shape_arguments, check_shape
+from vqbet_ros.cli.figures import write_json
 
 LEAST_CALLS = 200  # for a 99th percentile
 

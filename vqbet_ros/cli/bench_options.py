@@ -1,9 +1,7 @@
 """Options that several benches share; quick to import, as `vqbet --help` does it."""
 
 import argparse
-import json
 from pathlib import Path
-from typing import Any
 
 PEER_SIDE_PX, PEER_CROP_PX = 96, 84
 
@@ -79,10 +77,3 @@ def require_at_least(args: argparse.Namespace, **lowest: float) -> None:
 def _add_json_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--json', metavar='FILE', type=Path, help='write the figures here')
     parser.set_defaults(parser=parser)
-
-
-def write_json(figures: dict[str, Any], path: Path | None) -> None:
-    """Write the figures, if a file is given."""
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(figures, indent=2) + '\n', encoding='utf-8')

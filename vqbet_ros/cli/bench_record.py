@@ -9,7 +9,8 @@ import time
 from typing import Any
 
 from vqbet_ros.cli.bench_machine import machine
-from vqbet_ros.cli.bench_options import add_node_arguments, require_at_least, write_json
+from vqbet_ros.cli.bench_options import add_node_arguments, require_at_least
+from vqbet_ros.cli.figures import write_json
 from vqbet_ros.errors import VqbetError
 
 # Messages that were sent in the last moment before the end may be under way when it comes.

@@ -8,12 +8,8 @@ import sys
 import tempfile
 from typing import Any
 
-from vqbet_ros.cli.bench_options import (
-    add_shape_arguments,
-    check_shape,
-    require_at_least,
-    write_json,
-)
+from vqbet_ros.cli.bench_options import add_shape_arguments, check_shape, require_at_least
+from vqbet_ros.cli.figures import write_json
 from vqbet_ros.errors import VqbetError
 
 # What each of the four is varied over, the others being as the command line says.

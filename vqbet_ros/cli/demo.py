@@ -1,7 +1,6 @@
 """`vqbet demo`: a simulated robot and the policy node, two processes, over real ROS 2."""
 
 import argparse
-import json
 import math
 import os
 from pathlib import Path
@@ -11,6 +10,7 @@ import time
 from typing import Any
 
 from vqbet_ros.cli.demo_video import DemoVideo
+from vqbet_ros.cli.figures import write_json
 from vqbet_ros.cli.processes import node_command, private_graph, Processes
 from vqbet_ros.errors import VqbetError
 from vqbet_ros.resources import resource
@@ -105,9 +105,8 @@ def run(args: argparse.Namespace) -> int:
             environment,
         )
         summary = {'control_rate_hz': rate_hz, **_drive(args, spec, processes, say)}
-    text = json.dumps(summary, indent=2) + '\n'
-    for path in filter(None, (args.out / 'summary.json', getattr(args, 'json', None))):
-        path.write_text(text, encoding='utf-8')
+    for path in (args.out / 'summary.json', getattr(args, 'json', None)):
+        write_json(summary, path)
     print(_table(summary), flush=True)
     say(f'wrote {args.out}/summary.json and {args.episodes} video(s)')
     if not any(episode['moved_block'] for episode in summary['episodes']):

@@ -1,11 +1,11 @@
 """`vqbet eval`: runs a policy in a simulated world and judges it."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from vqbet_ros.cli import eval_offline
+from vqbet_ros.cli.figures import write_json
 
 
 def add_parser(subparsers: Any) -> None:
@@ -111,7 +111,5 @@ def _run_pusht(args: argparse.Namespace) -> int:
     print(f'success rate        {figures["success_rate"]:.1%} [{low:.1%}, {high:.1%}]')
     print(f'jerk (rms)          {figures["jerk_rms"]:.1f} px/step^3')
     print(f'speed               {figures["steps_per_s"]:.0f} steps/s')
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(figures, indent=2) + '\n', encoding='utf-8')
+    write_json(figures, args.json)
     return 0

@@ -1,9 +1,10 @@
 """`vqbet eval offline`: a policy beside recorded demonstrations."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
+
+from vqbet_ros.cli.figures import write_json
 
 
 def add_parser(worlds: Any) -> None:
@@ -57,7 +58,5 @@ def run(args: argparse.Namespace) -> int:
         args.out.mkdir(parents=True, exist_ok=True)
         lines = [('policy', found.error), ('last action repeated', found.held_error)]
         (args.out / 'horizon.png').write_bytes(draw_horizon(lines, dataset.spec))
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=2) + '\n', encoding='utf-8')
+    write_json(result, args.json)
     return 0

@@ -2,9 +2,10 @@
 
 import argparse
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
+
+from vqbet_ros.cli.figures import write_json
 
 
 def add_parser(subparsers: Any) -> None:
@@ -79,9 +80,7 @@ def run(args: argparse.Namespace) -> int:
         f'inputs: the same codes in {agreement.same_codes:.1%}, actions differ by at most '
         f'{agreement.action_error:.1e} of their range'
     )
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=2) + '\n', encoding='utf-8')
+    write_json(result, args.json)
     return 0
 
 

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
+from vqbet_ros.cli.figures import write_json
+
 if TYPE_CHECKING:
     from vqbet_ros.spec import RobotSpec
 
@@ -30,9 +32,7 @@ def run(args: argparse.Namespace) -> int:
     found = describe(args.path)
     for line in lines(found):
         print(line)
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(found, indent=2) + '\n', encoding='utf-8')
+    write_json(found, args.json)
     return 0
 
 

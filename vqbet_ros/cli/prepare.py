@@ -3,11 +3,12 @@
 import argparse
 from collections import Counter
 import importlib.util
-import json
 from pathlib import Path
 import sys
 import time
 from typing import Any, TYPE_CHECKING
+
+from vqbet_ros.cli.figures import write_json
 
 if TYPE_CHECKING:
     from vqbet_ros.data.prepare import Done, Preparation
@@ -153,8 +154,7 @@ def _finish(
             'frames_per_s': frames / seconds,
             'bags': [_mapping(done) for done in finished],
         }
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=2) + '\n', encoding='utf-8')
+        write_json(result, args.json)
 
 
 def _report(dataset: Path) -> None:

@@ -2,11 +2,12 @@
 
 import argparse
 from datetime import datetime, timezone
-import json
 from pathlib import Path
 import shlex
 import sys
 from typing import Any, TYPE_CHECKING
+
+from vqbet_ros.cli.figures import write_json
 
 if TYPE_CHECKING:
     from vqbet_ros.recording.copying import Recovery
@@ -32,10 +33,7 @@ def run(args: argparse.Namespace) -> int:
 
     recovery = recover(args.bag, _Lines())
     print(_told(recovery))
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(_figures(recovery), indent=2) + '\n'
-        args.json.write_text(text, encoding='utf-8')
+    write_json(_figures(recovery), args.json)
     return 0
 
 

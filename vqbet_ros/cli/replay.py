@@ -1,10 +1,11 @@
 """`vqbet replay`: a bag's messages through the runtime, beside what was recorded."""
 
 import argparse
-import json
 from pathlib import Path
 import time
 from typing import Any, TYPE_CHECKING
+
+from vqbet_ros.cli.figures import write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -137,9 +138,7 @@ def run(args: argparse.Namespace) -> int:
         errors = [('policy', found.plan_error), ('last action repeated', found.held_error)]
         (args.out / 'traces.png').write_bytes(replay_report.draw_traces(found, spec))
         (args.out / 'horizon.png').write_bytes(replay_report.draw_horizon(errors, spec))
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=2) + '\n', encoding='utf-8')
+    write_json(result, args.json)
     return 0
 
 
