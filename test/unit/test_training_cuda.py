@@ -5,17 +5,27 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
+pytest.importorskip('rich', reason="needs the extra 'train'")
+pytest.importorskip('tensorboard', reason="needs the extra 'train'")
+pytest.importorskip('matplotlib', reason="needs the extra 'train'")
+
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from vqbet_ros.policy.checkpoint import load_checkpoint
 from vqbet_ros.policy.policy import Policy
 from vqbet_ros.policy.rvq import ResidualVQ
 from vqbet_ros.training.data import load_data
+from vqbet_ros.training.evaluate_offline import evaluate
 from vqbet_ros.training.phases import policy as policy_phase
 from vqbet_ros.training.phases.policy import PolicyTraining
 from vqbet_ros.training.phases.tokenizer import TokenizerTraining
 from vqbet_ros.training.report import predict, whole_chunks
+from vqbet_ros.training.step import Stepper
+from vqbet_ros.training.trainer import Trainer
 
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA GPU')
 CUDA = torch.device('cuda')
 ASKING = {'_local_scalar_dense', 'nonzero', 'masked_select'}
 
@@ -105,6 +115,39 @@ def test_what_waits_would_be_seen(on_gpu):
     with Waits() as waits:
         data.state[np.array([0, 1])]
     assert waits.reasons == {'a copy'}
+
+
+@needs_gpu
+@pytest.mark.parametrize('phase', ['tokenizer', 'policy'])
+def test_steps_on_a_gpu_wait_for_nothing(phase, tmp_path, make_dataset, tiny_config):
+    vision = replace(tiny_config.model.vision, train='full')
+    config = replace(tiny_config, model=replace(tiny_config.model, vision=vision, goal_steps=2))
+    data = load_data(make_dataset(tmp_path / 'dataset'), config, CUDA)
+    stats = {key: data.stats[key] for key in ('state', 'action')}
+    policy = Policy(config.model, data.dataset.spec, stats).to(CUDA)
+    stepper = Stepper(policy, TokenizerTraining(policy, data, config), config, 0)
+    stepper.step(0)  # makes the codebooks
+    if phase == 'policy':
+        stepper = Stepper(policy, PolicyTraining(policy, data, config), config, 1)
+    for step in range(2):
+        stepper.step(step)
+    torch.cuda.set_sync_debug_mode('error')
+    try:
+        for step in range(2, 5):
+            stepper.step(step)
+    finally:
+        torch.cuda.set_sync_debug_mode('default')
+    assert stepper.bad_step() is None
+
+
+@needs_gpu
+def test_a_run_is_reported_and_evaluated_on_a_gpu(tmp_path, make_dataset, tiny_config):
+    dataset, run = make_dataset(tmp_path / 'dataset'), tmp_path / 'run'
+    assert Trainer(dataset, tiny_config, run, 'cuda').run()
+    last = run / 'checkpoints/last'
+    there, here = (evaluate(load_checkpoint(last, device), dataset) for device in ('cuda', 'cpu'))
+    assert there.predicted.shape == here.predicted.shape
+    assert np.isfinite(there.error).all()
 
 
 def test_codebooks_are_asked_once_whether_they_are_there():

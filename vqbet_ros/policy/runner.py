@@ -113,8 +113,8 @@ class Runner:
 
     def _ask(self, question: Question) -> None:
         fields = self._fields
-        # Row numbers and codes are small: float32 holds them exactly.
-        # By numpy, which reads arrays that nobody may write to without a warning.
+        # Row numbers and codes are small: float32 holds them exactly. By numpy, because torch
+        # warns of arrays that nobody may write to.
         fields['rows'][:] = question.rows
         fields['state'][:] = question.state
         fields['present'][:] = question.present
