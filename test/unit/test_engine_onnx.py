@@ -19,6 +19,7 @@ import pytest
 import torch
 from vqbet_ros.errors import BadCheckpoint
 from vqbet_ros.policy import engine as engine_module
+from vqbet_ros.policy import onnx_export
 from vqbet_ros.policy.checkpoint import save_checkpoint
 from vqbet_ros.policy.engine import Engine, GRAPH
 from vqbet_ros.policy.onnx_export import export
@@ -148,6 +149,14 @@ def test_a_graph_of_another_policy_is_not_used(checkpoint, tmp_path, caplog):
             engine = Engine.load(path, temperature=temperature)
         assert not isinstance(engine._runner, OnnxRunner)
         assert 'policy.onnx is not used' in caplog.text
+
+
+def test_a_graph_of_an_older_format_is_not_used(checkpoint, monkeypatch, caplog):
+    monkeypatch.setattr(onnx_export, 'FORMAT', onnx_export.FORMAT + 1)
+    with caplog.at_level(logging.WARNING):
+        engine = Engine.load(checkpoint)
+    assert engine.runtime == 'PyTorch'
+    assert 'by another version of this package; run `vqbet export onnx` again' in caplog.text
 
 
 def test_a_runtime_that_cannot_be_loaded_is_done_without(checkpoint, monkeypatch, caplog):

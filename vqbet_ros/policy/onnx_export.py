@@ -23,6 +23,9 @@ from vqbet_ros.policy.vision import middle
 
 OPSET = 18
 OUTPUTS = ('actions', 'codes', 'probabilities', 'features')
+FORMAT = 1
+"""Of the graph: raised with every change of what it takes, gives or computes, so that graphs of
+before are told from those of now; then those of models/ have to be exported anew."""
 FINGERPRINT = 'vqbet_policy'
 """The metadata that holds what `fingerprint` gives."""
 TOLERANCE = 1e-3
@@ -216,9 +219,9 @@ def export(policy: Policy, path: Path, *, temperature: float, cases: int = 32) -
 
 
 def fingerprint(policy: Policy, temperature: float) -> str:
-    """Return what tells a graph's policy from any other: its weights, configuration and draw."""
+    """Return what tells a graph from any other: its format, its policy's weights and its draw."""
     names = [camera.name for camera in policy.spec.cameras]
-    digest = hashlib.sha256(repr((policy.config, names, float(temperature))).encode())
+    digest = hashlib.sha256(repr((FORMAT, policy.config, names, float(temperature))).encode())
     # Of the buffers also those that a state dict leaves out: the normalisation.
     for name, value in sorted([*policy.named_parameters(), *policy.named_buffers()]):
         digest.update(name.encode())

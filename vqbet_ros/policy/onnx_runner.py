@@ -63,8 +63,8 @@ class OnnxRunner:
         known = self._session.get_modelmeta().custom_metadata_map.get(FINGERPRINT)
         if known != fingerprint(policy, temperature):
             raise BadCheckpoint(
-                f'{path} was not exported from this checkpoint for temperature {temperature:g}; '
-                'run `vqbet export onnx` again'
+                f'{path} was not exported from this checkpoint for temperature {temperature:g}, '
+                'or by another version of this package; run `vqbet export onnx` again'
             )
         spec, config = policy.spec, policy.config
         self._cameras = [image_name(camera.name) for camera in spec.cameras]
