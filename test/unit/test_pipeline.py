@@ -230,6 +230,7 @@ def test_a_thread_that_cannot_even_tell_what_failed_goes_on_and_stops_the_robot(
 
     arm.changed = changed
     arm.pipeline.controller = 'inactive'
+    arm.pipeline.inference.stop()  # both threads are started now
     arm.pipeline.start()
     assert again.wait(20.0), told
     assert arm.supervisor.state is State.FAULT

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from vqbet_ros.errors import ConfigError, listed
 from vqbet_ros.message_types import POSITION
-from vqbet_ros.runtime.axis import Axis, counted_s, longest_stop_s, not_numbers, Refused
+from vqbet_ros.runtime.axis import Axis, counted_s, EXACT, longest_stop_s, not_numbers, Refused
 from vqbet_ros.runtime.motion import Motion, scaled
 from vqbet_ros.runtime.point import Point, rotation_matrix, rotation_vector
 from vqbet_ros.runtime.rotation import from_matrix, matrix
@@ -24,7 +24,6 @@ from vqbet_ros.spec import ActionSpec
 
 Vector = NDArray[np.float64]
 _BISECTIONS = 20
-_EXACT = 1e-6
 
 
 class CartesianLimiter:
@@ -276,8 +275,8 @@ class CartesianLimiter:
             ('rotation', turn / tick_s, self._rotation, self._angular),
         ):
             missing = float(np.linalg.norm(needed - point.velocity)) * tick_s
-            if missing > _EXACT:
-                fast = float(np.linalg.norm(needed)) > scaled(velocity, scale) * (1 + _EXACT)
+            if missing > EXACT:
+                fast = float(np.linalg.norm(needed)) > scaled(velocity, scale) * (1 + EXACT)
                 self.clips[name, 'velocity' if fast else 'acceleration'] += 1
 
     def _send(self) -> Vector:
