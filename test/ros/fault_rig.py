@@ -231,9 +231,11 @@ class Rig:
             goes_on = before[0] and clock_ns != before[0] and not anew
             step_s = max(0, clock_ns - before[0]) / 1e9 if goes_on else period_s
             before[0] = clock_ns
-            step_s = min(max(step_s, 0.5 * period_s), 2.0 * period_s)
+            late = facts.course and round(step_s / period_s) > 1
+            if not late:
+                step_s = min(max(step_s, 0.5 * period_s), 2.0 * period_s)
             with self._news:
-                self.ticks.append(Tick(time.monotonic(), step_s, facts.measured, outcome))
+                self.ticks.append(Tick(time.monotonic(), step_s, facts.measured, outcome, late))
                 self._news.notify_all()
             return outcome
 
