@@ -1,15 +1,19 @@
 """One writer of a dataset at a time, and a killed one is none."""
 
+import os
 import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from vqbet_ros.cli.main import main
+from vqbet_ros.data.episode import Episode
 from vqbet_ros.data.layout import LOCK
 from vqbet_ros.data.lock import DatasetLock
 from vqbet_ros.data.prepare import find_bags, Preparation
 from vqbet_ros.data.store import Dataset
+from vqbet_ros.data.writer import DatasetWriter
 from vqbet_ros.errors import BadDataset
 
 HOLD = (
@@ -18,6 +22,12 @@ HOLD = (
     'print("held", flush=True)\n'
     'sys.stdin.read()'
 )
+OPEN = """
+import sys
+from vqbet_ros.data.store import Dataset
+from vqbet_ros.data.writer import DatasetWriter
+DatasetWriter(sys.argv[1], Dataset.open(sys.argv[1]).spec, 'a walk')
+"""
 # Whoever holds the lock finds no other one inside.
 TAKE_TURNS = """
 import os, sys
@@ -84,6 +94,38 @@ def test_never_two_at_once(tmp_path):
     for process in processes:
         _, said = process.communicate(timeout=60)
         assert process.returncode == 0, said.decode()
+
+
+def test_a_second_writer_is_refused_and_leaves_the_rows_of_the_first(tmp_path, make_dataset):
+    """It would cut off what the other has added since the index was last written."""
+    path = tmp_path / 'dataset'
+    spec, before = make_dataset(path, lengths=(3,), camera=False).spec, 3
+    episode = Episode(np.ones((5, 2), np.float32), np.ones((5, 2), np.float32), {})
+
+    def pieces():
+        yield episode
+        refused = subprocess.run(
+            [sys.executable, '-c', OPEN, str(path)], capture_output=True, text=True, check=False
+        )
+        assert refused.returncode == 1
+        assert f'is being written by process {os.getpid()}' in refused.stderr
+        yield episode
+
+    with DatasetWriter(path, spec, 'a walk') as writer:
+        writer.add_pieces(pieces())
+    np.testing.assert_array_equal(Dataset.open(path).state[before:], np.ones((10, 2)))
+    assert not (path / LOCK).exists()
+
+
+def test_a_folder_of_other_things_is_refused_before_it_is_locked(tmp_path, write_bag, capfd):
+    folder = tmp_path / 'thesis'
+    folder.mkdir()
+    (folder / LOCK).write_text("an editor's")
+    (folder / 'thesis.tex').touch()
+    bag = write_bag(tmp_path / 'twig')
+    assert main(['prepare', str(bag), str(folder)]) == 1
+    assert 'not a dataset' in capfd.readouterr().err
+    assert (folder / LOCK).read_text() == "an editor's"
 
 
 def test_a_second_preparation_is_refused(tmp_path, write_bag, capfd):

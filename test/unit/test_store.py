@@ -205,7 +205,7 @@ def test_a_full_disk_keeps_the_episodes_before(path):
 
 def test_a_disk_too_full_for_a_new_dataset(path):
     soft, hard = limits.getrlimit(limits.RLIMIT_FSIZE)
-    limits.setrlimit(limits.RLIMIT_FSIZE, (50, hard))
+    limits.setrlimit(limits.RLIMIT_FSIZE, (200, hard))  # enough for a lock
     try:
         with pytest.raises(BadDataset, match=f'cannot make a dataset in {path}'):
             DatasetWriter(path, SPEC, 'made up', TARGETS)
@@ -239,11 +239,14 @@ def test_a_dataset_without_episodes_does_not_open(path):
 
 def test_the_writer_refuses_a_directory_that_holds_something_else(tmp_path):
     (tmp_path / 'thesis.tex').write_text('precious')
+    (tmp_path / layout.LOCK).write_text("an editor's")
     with pytest.raises(BadDataset, match='not a dataset'):
         DatasetWriter(tmp_path, SPEC, 'made up')
+    assert (tmp_path / layout.LOCK).read_text() == "an editor's"
+    (tmp_path / layout.LOCK).unlink()
     with pytest.raises(BadDataset, match='not a dataset'):
         DatasetWriter(tmp_path / 'thesis.tex', SPEC, 'made up')
-    with pytest.raises(BadDataset, match='cannot make a dataset'):
+    with pytest.raises(BadDataset, match='cannot make and lock'):
         DatasetWriter(tmp_path / 'thesis.tex' / 'below', SPEC, 'made up')
     assert [item.name for item in tmp_path.iterdir()] == ['thesis.tex']
 

@@ -7,7 +7,7 @@ of processes.
 """
 
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, ExitStack
+from contextlib import AbstractContextManager, contextmanager
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,6 @@ import joblib
 from vqbet_ros.data.align import Gaps
 from vqbet_ros.data.bag import Bag, METADATA, STORAGES
 from vqbet_ros.data.layout import columns, HEADER_BYTES, is_empty_dir
-from vqbet_ros.data.lock import DatasetLock
 from vqbet_ros.data.manifest import BagEntry, Manifest, Parameters
 from vqbet_ros.data.part import make_part, Result, Task
 from vqbet_ros.data.store import Dataset
@@ -91,16 +90,17 @@ class Preparation:
         # A name of its own: processes of a run that was killed may still be writing theirs.
         self._parts = dataset / PARTS / uuid.uuid4().hex
         self._gaps = gaps
-        with ExitStack() as opened:
-            opened.callback(DatasetLock(dataset).release)
-            there = None if is_empty_dir(dataset) else Dataset.open_unfilled(dataset).spec
-            self.spec = spec or there or _first_spec(bags)
-            self._parameters = Parameters(self.spec.rate_hz, gaps, min_steps)
-            self._writer = DatasetWriter(dataset, self.spec, SOURCE)
+        there = dataset.exists() and not is_empty_dir(dataset)
+        self.spec = spec or (Dataset.open_unfilled(dataset).spec if there else _first_spec(bags))
+        self._parameters = Parameters(self.spec.rate_hz, gaps, min_steps)
+        self._writer = DatasetWriter(dataset, self.spec, SOURCE)
+        try:
             manifest = Manifest.read(dataset, self._writer.ends)
             if manifest is not None:
                 manifest.require_same(self._parameters, dataset)
-            self._opened = opened.pop_all()
+        except BaseException:
+            self._writer.close()
+            raise
         self.manifest = manifest or Manifest(self._parameters)
 
     def __enter__(self) -> 'Preparation':
@@ -113,7 +113,7 @@ class Preparation:
 
     def close(self) -> None:
         """Let others write the dataset."""
-        self._opened.close()
+        self._writer.close()
 
     @property
     def num_episodes(self) -> int:

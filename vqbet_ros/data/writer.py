@@ -20,6 +20,7 @@ from vqbet_ros.data.layout import (
     VERSION,
     write_atomically,
 )
+from vqbet_ros.data.lock import DatasetLock
 from vqbet_ros.data.store import Dataset
 from vqbet_ros.errors import BadDataset, listed
 from vqbet_ros.spec import RobotSpec
@@ -32,7 +33,8 @@ class DatasetWriter:
     """Adds episodes to a new or an existing dataset; memory does not grow with the dataset.
 
     After each call the dataset on disk is complete. A kill, a full disk or Ctrl-C in the middle of
-    a call loses what that call was adding, and nothing else.
+    a call loses what that call was adding, and nothing else. Until it is closed, no other process
+    can write the dataset.
 
     Args:
         path: The directory; made if absent. An existing dataset of the same spec is continued.
@@ -44,8 +46,8 @@ class DatasetWriter:
             may lose more; enough for what is thrown away afterwards.
 
     Raises:
-        BadDataset: The directory holds something else, or a dataset that is broken or has other
-            target names or another number of copies.
+        BadDataset: The directory holds something else, or a dataset that is broken, has other
+            target names or another number of copies, or is being written by another process.
         SpecMismatch: The dataset in the directory has another spec.
     """
 
@@ -69,17 +71,29 @@ class DatasetWriter:
         self._ends: list[int] = []
         self._outcomes: list[Outcome] = []
         self._columns = columns(spec, len(self.target_names))
-        if not self.path.exists() or is_empty_dir(self.path):
-            self._create()
-        else:
-            self._continue()
+        if self.path.exists() and not is_empty_dir(self.path):
+            read_index(self.path)  # in a folder of other things, not even a lock is left
+        self._lock = DatasetLock(self.path)
+        try:
+            if is_empty_dir(self.path):
+                self._create()
+            else:
+                self._continue()
+        except BaseException:
+            self._lock.release()
+            raise
 
     def __enter__(self) -> 'DatasetWriter':
         """Return itself."""
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        """Leave: nothing is pending, each call has already been completed on disk."""
+        """Close."""
+        self.close()
+
+    def close(self) -> None:
+        """Let others write: nothing is pending, each call has already been completed on disk."""
+        self._lock.release()
 
     @property
     def num_frames(self) -> int:
@@ -186,7 +200,6 @@ class DatasetWriter:
 
     def _create(self) -> None:
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
             write_atomically(self.path / 'spec.yaml', self.spec.to_yaml().encode())
             for name in self._columns:
                 self._file(name).write_bytes(self._header(name, 0))
