@@ -182,6 +182,47 @@ def test_memory_does_not_grow_with_the_bag(tmp_path):
     assert peaks[1] < 1.3 * peaks[0]
 
 
+@pytest.mark.parametrize(
+    ('plugin', 'mode'),
+    [
+        (StoragePlugin.MCAP, CompressionMode.STORAGE),  # only there is anything like it
+        *((p, m) for p in PLUGINS for m in (None, CompressionMode.FILE, CompressionMode.MESSAGE)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize('back_s', [0.5, 1.5, 8.0])
+def test_a_clock_that_is_set_back_does_not_mix_two_times(tmp_path, plugin, mode, back_s):
+    """Less than a second is disorder, which readers put in order; more is kept as written."""
+    writer = Writer(tmp_path / 'bag', version=9, storage_plugin=plugin)
+    if mode is not None:
+        writer.set_compression(mode, CompressionFormat.ZSTD)
+    rng = np.random.default_rng(0)
+    expected = []
+    with writer:
+        connections = [writer.add_connection(t, ARRAY, typestore=STORE) for t in ('/a', '/b')]
+        for i in range(1000):
+            back_ns = round(back_s * 1e9) if i >= 600 else 0
+            connection = connections[i % 2]
+            payload = array(i, *rng.normal(size=500))  # several chunks of 1 MB
+            row = (connection.topic, ARRAY, START_NS + i * 10**7 - back_ns, payload)
+            writer.write(connection, row[2], row[3])
+            expected.append(row)
+    found = read(tmp_path / 'bag')
+    assert found == (expected if back_s > 1 else sorted(expected, key=lambda row: row[2]))
+
+
+def test_topics_that_were_written_one_after_the_other_are_read_by_time(tmp_path):
+    """As converters do: no clock was set back."""
+    writer = Writer(tmp_path / 'bag', version=9, storage_plugin=StoragePlugin.MCAP)
+    with writer:
+        for topic in ('/a', '/b'):
+            connection = writer.add_connection(topic, ARRAY, typestore=STORE)
+            for i in range(500):
+                writer.write(connection, START_NS + i * 10**7, array(i, *[0.0] * 500))
+    times_ns = [row[2] for row in read(tmp_path / 'bag')]
+    assert times_ns == sorted(times_ns)
+
+
 # What is no bag, or not whole
 
 

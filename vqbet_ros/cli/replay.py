@@ -143,13 +143,27 @@ def run(args: argparse.Namespace) -> int:
 
 
 def arrivals(bag: 'Bag', spec: 'RobotSpec') -> 'Iterator[Arrival]':
-    """Iterate over what the node's subscriptions would have received."""
+    """Iterate over what the node's subscriptions would have received.
+
+    Raises:
+        BadBag: The clock of the recording was set back: there is no time to replay it by.
+    """
+    from vqbet_ros.data.align import DISORDER_NS
     from vqbet_ros.data.cdr import header_stamp_ns
-    from vqbet_ros.errors import BadMessage
+    from vqbet_ros.data.tracks import seconds
+    from vqbet_ros.errors import BadBag, BadMessage
     from vqbet_ros.runtime.replay import Arrival
 
     streams = {part.topic: part for part in spec.streams}
+    newest_ns = 0
     for message in bag.messages(streams):
+        if message.log_ns < newest_ns - DISORDER_NS:
+            raise BadBag(
+                f'{bag.path} cannot be replayed: its clock was set back from {seconds(newest_ns)} '
+                f'to {seconds(message.log_ns)}. Replay another bag (`vqbet prepare` cuts the '
+                'episode there)'
+            )
+        newest_ns = max(newest_ns, message.log_ns)
         stream = streams[message.topic].stream
         try:
             stamp_ns = header_stamp_ns(message.payload, message.type)

@@ -10,11 +10,14 @@ from dataclasses import dataclass, field, replace
 import hashlib
 from pathlib import Path
 
+from rosbags.interfaces import Connection
 from rosbags.rosbag2 import Reader
+from vqbet_ros.data.arrival import as_written, is_set_back
 from vqbet_ros.data.live import is_being_recorded
 from vqbet_ros.errors import BadBag, listed
 from vqbet_ros.spec import RobotSpec
 from vqbet_ros.structured import did_you_mean
+import zstandard
 
 METADATA = 'metadata.yaml'
 SPEC_KEY = 'vqbet.spec'
@@ -170,6 +173,8 @@ class Bag:
     def messages(self, topics: Collection[str] | None = None) -> Iterator[BagMessage]:
         """Read the messages in the order of their arrival, a few at a time.
 
+        Where a clock was set back meanwhile, their times go back in this order.
+
         Args:
             topics: Which ones; None for all.
 
@@ -186,13 +191,27 @@ class Bag:
         expected = sum(connection.msgcount for connection in wanted)
         seen = 0
         try:
-            for connection, log_ns, payload in self._reader.messages(wanted):
+            for message in _messages(self._reader, wanted):
                 seen += 1
-                yield BagMessage(connection.topic, connection.msgtype, log_ns, bytes(payload))
+                yield message
         except Exception as error:  # see _opened
             raise _damaged(self.path, f'after {seen} message(s): {_text(error)}') from error
         if seen < expected:
             raise _damaged(self.path, f'it should hold {expected} messages, but has {seen}')
+
+
+def _messages(reader: Reader, wanted: list[Connection]) -> Iterator[BagMessage]:
+    """Read messages by time, or as they were written where a clock was set back."""
+    files = [Path(s.path) for s in getattr(reader.storage, 'storages', [reader.storage])]
+    if not any(map(is_set_back, files)):
+        for connection, log_ns, payload in reader.messages(wanted):
+            yield BagMessage(connection.topic, connection.msgtype, log_ns, bytes(payload))
+        return
+    for file in files:
+        for topic, kind, log_ns, payload in as_written(file, {c.topic for c in wanted}):
+            if reader.compression_mode == 'message':
+                payload = zstandard.decompress(payload)
+            yield BagMessage(topic, kind, log_ns, payload)
 
 
 def _opened(path: Path) -> Reader:
