@@ -14,9 +14,21 @@ from vqbet_ros.message_types import (
     POSE_STAMPED,
     TWIST_STAMPED,
 )
+from vqbet_ros.recording.bag import BagOptions, BagWriter, Topic
 
 STORE = get_typestore(Stores.ROS2_HUMBLE)
 TYPES = STORE.types
+
+
+def store_bag(path, messages, texts=None, chunk_bytes=1 << 12):
+    """Write messages to a bag as the recorder does, in their order."""
+    writer = BagWriter(path, BagOptions(chunk_bytes=chunk_bytes), texts or {})
+    types = {message.topic: message.type for message in messages}
+    topics = {topic: writer.add_topic(Topic(topic, kind)) for topic, kind in types.items()}
+    for number, message in enumerate(messages):
+        writer.write(topics[message.topic], message.payload, message.log_ns, 0, number)
+    writer.close(texts or {})
+    return path
 
 
 def make(kind, /, **fields):

@@ -18,7 +18,6 @@ from vqbet_ros.message_types import (
     IMAGE,
     JOINT_STATE,
 )
-from vqbet_ros.recording.bag import BagOptions, BagWriter, Topic
 from vqbet_ros.spec import GripperSpec, JointLimits, RobotSpec
 
 MS = 1_000_000
@@ -84,16 +83,6 @@ def commands(stamps_ms):
 
 def in_order(*streams):
     return sorted((m for stream in streams for m in stream), key=lambda message: message.log_ns)
-
-
-def store_bag(path, messages):
-    """Write messages to a bag, in several chunks."""
-    writer = BagWriter(path, BagOptions(chunk_bytes=1 << 12), {})
-    types = {message.topic: message.type for message in messages}
-    topics = {topic: writer.add_topic(Topic(topic, kind)) for topic, kind in types.items()}
-    for number, message in enumerate(messages):
-        writer.write(topics[message.topic], message.payload, message.log_ns, 0, number)
-    writer.close({})
 
 
 def drive(seconds=3.0, without=()):
@@ -373,7 +362,7 @@ def test_a_clock_that_is_set_back_begins_a_new_episode(tmp_path):
         for i, frame in enumerate(camera(range(0, 3001, 100)))
     ]
     stamped = [*drive(4.0), *in_order(frames, drive(3.0, without=['top']))]
-    store_bag(tmp_path / 'bag', stamped)
+    cdr.store_bag(tmp_path / 'bag', stamped)
     from_bag = list(Bag.open(tmp_path / 'bag').messages())
     assert from_bag == stamped
     found = Result(from_bag)

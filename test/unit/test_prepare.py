@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import cdr_messages as cdr
 import numpy as np
 import pytest
 from vqbet_ros.cli.main import main
@@ -134,6 +135,46 @@ def test_a_gap_cuts_drops_or_fails(tmp_path, write_bag):
     with pytest.raises(BadBag, match=r'twig: 1 gap\(s\), and gaps are not taken'):
         statuses(Preparation([bag], tmp_path / 'fail', gaps='fail'))
     assert Dataset.open_unfilled(tmp_path / 'fail').num_frames == 0
+
+
+@pytest.fixture
+def silent(tmp_path, write_bag, bag_spec):
+    """Return what writes a bag whose commands end after 1 of 4 s."""
+
+    def write(max_age_s):
+        action = replace(bag_spec.action, record_max_age_s=max_age_s)
+        messages = list(Bag.open(write_bag(tmp_path / 'whole', 4.0)).messages())
+        until_ns = messages[0].log_ns + 1_000_000_000
+        kept = [m for m in messages if m.topic != '/commands' or m.log_ns < until_ns]
+        texts = {'vqbet.spec': replace(bag_spec, action=action).to_yaml()}
+        return cdr.store_bag(tmp_path / 'silent', kept, texts)
+
+    return write
+
+
+def test_commands_that_ended_are_told(tmp_path, silent, capfd):
+    assert main(['prepare', str(silent(None)), str(tmp_path / 'dataset')]) == 0
+    dataset, (bag,) = Dataset.open(tmp_path / 'dataset'), entries(tmp_path / 'dataset')
+    (note,) = bag.problems
+    # The last command came at 0.904 s; a step's is due at the next one.
+    ages_ms = [step * 100 + 100 - 904 for step in range(dataset.num_frames)]
+    old = sum(age > 1000 for age in ages_ms)
+    assert note.startswith(f'action: at {old} of the {dataset.num_frames} steps from ')
+    assert 'older than 1 s (up to 3.' in note
+    assert note in capfd.readouterr().err
+    ages = bag.episodes[0].command_ages['action']
+    assert ages.max_ms == max(ages_ms)
+    assert ages.p50_ms < ages.p99_ms <= ages.max_ms
+    assert 'Age of the commands, ms: action' in (tmp_path / 'dataset/report.html').read_text()
+
+
+def test_commands_are_valid_as_long_as_the_spec_says(tmp_path, silent):
+    statuses(Preparation([silent(0.25)], tmp_path / 'dataset'))
+    (bag,) = entries(tmp_path / 'dataset')
+    assert bag.episodes[0].frames in (11, 12)  # 1 s, and until the last command is 0.25 s old
+    (note,) = bag.problems
+    assert note.startswith('gap from')
+    assert 'no command for a, b in the 250 ms before' in note
 
 
 def test_short_episodes_are_left_out_with_a_word(tmp_path, write_bag):

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 import itertools
 import json
 
+import cdr_messages as cdr
 import numpy as np
 import pytest
 from vqbet_ros.cli.main import main
@@ -15,7 +16,6 @@ from vqbet_ros.data.prepare import find_bags, Preparation
 from vqbet_ros.data.store import Dataset
 from vqbet_ros.errors import BadBag
 from vqbet_ros.policy.checkpoint import load_checkpoint
-from vqbet_ros.recording.bag import BagOptions, BagWriter, Topic
 from vqbet_ros.runtime.replay import Planned, Replay, Tick
 from vqbet_ros.runtime.supervisor import Command, Hold, State
 from vqbet_ros.training.evaluate_offline import evaluate
@@ -34,13 +34,6 @@ BEGIN_NS = 1_700_000_000_000_000_000
 class Answer:
     actions: np.ndarray
     confidence: float = 1.0
-
-
-TWIG = {
-    '/top': 'sensor_msgs/msg/Image',
-    '/joint_states': 'sensor_msgs/msg/JointState',
-    '/commands': 'std_msgs/msg/Float64MultiArray',
-}
 
 
 def run(bag, spec, infer, **changes):
@@ -192,11 +185,7 @@ def test_broken_messages_are_counted(tmp_path, write_bag, bag_spec, demonstrator
 
 def test_a_clock_that_was_set_back_is_no_time_to_replay_by(tmp_path, write_bag, bag_spec):
     messages = list(Bag.open(write_bag(tmp_path / 'twig', 2.0)).messages())
-    writer = BagWriter(tmp_path / 'twice', BagOptions(), {})
-    topics = {name: writer.add_topic(Topic(name, kind)) for name, kind in TWIG.items()}
-    for message in [*messages, *messages]:
-        writer.write(topics[message.topic], message.payload, message.log_ns, message.log_ns)
-    writer.close({})
+    cdr.store_bag(tmp_path / 'twice', [*messages, *messages])
     with pytest.raises(BadBag, match=r'cannot be replayed: its clock was set back from 17000'):
         list(arrivals(Bag.open(tmp_path / 'twice'), bag_spec))
 

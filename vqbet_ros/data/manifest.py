@@ -55,11 +55,14 @@ class EpisodeEntry:
         frames: Its steps.
         start_ns: Time of the first one.
         ages: By stream.
+        command_ages: Of the commands when they were due, by 'action' and 'gripper'; only where
+            commands were recorded.
     """
 
     frames: int
     start_ns: int
     ages: dict[str, AgeSummary]
+    command_ages: dict[str, AgeSummary] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ This is what the processes of `prepare` do, each for one bag at a time. Memory d
 the bag: an episode passes through in pieces.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 import itertools
@@ -16,10 +17,14 @@ from vqbet_ros.data.bag import Bag
 from vqbet_ros.data.episode import Episode
 from vqbet_ros.data.layout import OUTCOMES
 from vqbet_ros.data.manifest import AgeSummary, BagEntry, EpisodeEntry, spec_sha256
+from vqbet_ros.data.tracks import seconds
 from vqbet_ros.data.writer import DatasetWriter
 from vqbet_ros.errors import BadBag, BadDataset, VqbetError
 from vqbet_ros.runtime.statistics import Samples
 from vqbet_ros.spec import RobotSpec
+
+OLD_COMMAND_NS = 1_000_000_000
+"""An older command is noted where the spec does not say how long one is valid."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +124,7 @@ def _made(task: Task, bag: Bag) -> BagEntry:
                 for _, group in itertools.groupby(pieces, key=lambda piece: piece.episode):
                     taken = _long_enough(group, task.min_steps, problems)
                     if taken is not None:
-                        notes = _Notes(spec)
+                        notes = _Notes(spec, problems)
                         writer.add_pieces(notes.of(taken), outcome)
                         episodes.append(notes.entry())
             except GapFound as error:
@@ -144,8 +149,14 @@ def _made(task: Task, bag: Bag) -> BagEntry:
 class _Notes:
     """Looks at an episode's pieces as they pass."""
 
-    def __init__(self, spec: RobotSpec) -> None:
+    def __init__(self, spec: RobotSpec, problems: Problems) -> None:
+        self._problems = problems
         self._ages = {part.stream: Samples() for part in spec.streams}
+        self._command_ages = {source.label: Samples() for source in spec.action.sources}
+        # Where the spec says how long a command is valid, an older one was a gap already.
+        self._unlimited = [s.label for s in spec.action.sources if s.max_age_ns is None]
+        self._old_ns = max(OLD_COMMAND_NS, 2 * spec.period_ns)
+        self._old: Counter[str] = Counter()
         self._frames = 0
         self._start_ns = 0
 
@@ -154,21 +165,37 @@ class _Notes:
             if self._frames == 0:
                 self._start_ns = int(piece.stamps_ns[0])
             self._frames += len(piece.stamps_ns)
-            for stream, ages_ns in piece.ages_ns.items():
-                for age_ns in ages_ns.tolist():
-                    self._ages[stream].add(age_ns / 1e6)
+            for samples, ages in (
+                (self._ages, piece.ages_ns),
+                (self._command_ages, piece.command_ages_ns),
+            ):
+                for name, ages_ns in ages.items():
+                    for age_ns in ages_ns.tolist():
+                        samples[name].add(age_ns / 1e6)
+            for label in self._unlimited:
+                self._old[label] += int((piece.command_ages_ns[label] > self._old_ns).sum())
             yield Episode(piece.state, piece.action, piece.images)
 
     def entry(self) -> EpisodeEntry:
-        summaries = {stream: ages.summary() for stream, ages in self._ages.items()}
-        return EpisodeEntry(
-            frames=self._frames,
-            start_ns=self._start_ns,
-            ages={
-                stream: AgeSummary(*(round(summary[key], 3) for key in ('p50', 'p99', 'max')))
-                for stream, summary in summaries.items()
-            },
-        )
+        ages, command_ages = _summaries(self._ages), _summaries(self._command_ages)
+        for label, steps in self._old.items():
+            if steps:
+                self._problems.note(
+                    f'{label}: at {steps} of the {self._frames} steps from '
+                    f'{seconds(self._start_ns)} on the command was older than '
+                    f'{self._old_ns / 1e9:g} s (up to {command_ages[label].max_ms / 1e3:.1f} s): '
+                    'had what sends it stopped? How long a command is valid, the spec can say '
+                    '(record_max_age_s, gripper.max_age_s)'
+                )
+        return EpisodeEntry(self._frames, self._start_ns, ages, command_ages)
+
+
+def _summaries(ages: dict[str, Samples]) -> dict[str, AgeSummary]:
+    summaries = {name: samples.summary() for name, samples in ages.items()}
+    return {
+        name: AgeSummary(*(round(summary[key], 3) for key in ('p50', 'p99', 'max')))
+        for name, summary in summaries.items()
+    }
 
 
 def _long_enough(

@@ -215,14 +215,16 @@ def _episode(dataset: Dataset, number: int, bag: BagEntry | None) -> list[str]:
     notes = []
     if bag is not None:
         words += [bag.name, bag.verdict or 'not audited']
-        ages = bag.episodes[number - bag.first_episode].ages
+        entry = bag.episodes[number - bag.first_episode]
         notes = [
-            '<p>Age of the samples, ms: '
+            f'<p>Age of the {what}, ms: '
             + '; '.join(
-                f'{escape(stream)} {age.p50_ms:.0f} (p99 {age.p99_ms:.0f}, max {age.max_ms:.0f})'
-                for stream, age in ages.items()
+                f'{escape(name)} {age.p50_ms:.0f} (p99 {age.p99_ms:.0f}, max {age.max_ms:.0f})'
+                for name, age in ages.items()
             )
             + '</p>'
+            for what, ages in (('samples', entry.ages), ('commands', entry.command_ages))
+            if ages
         ]
     units = sorted({part.unit for part in spec.state})
     labels = (f'state, {" or ".join(units)}' if units else 'no state', 'action')
