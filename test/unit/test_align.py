@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 import numpy as np
 import pytest
+from vqbet_ros.data import align as alignment
 from vqbet_ros.data.align import align, GapFound, PIECE_TICKS, Problems
 from vqbet_ros.data.bag import Bag, BagMessage
 from vqbet_ros.errors import BadBag
@@ -18,6 +19,7 @@ from vqbet_ros.message_types import (
     IMAGE,
     JOINT_STATE,
 )
+from vqbet_ros.runtime.sampling import step_at
 from vqbet_ros.spec import GripperSpec, JointLimits, RobotSpec
 
 MS = 1_000_000
@@ -375,6 +377,31 @@ def test_a_clock_that_is_set_back_begins_a_new_episode(tmp_path):
     assert any('stamps go back from 17000000' in text for text in found.problems.texts())
     with pytest.raises(GapFound, match='stamps go back'):
         list(align(stamped, SPEC, gaps='fail'))
+
+
+@pytest.mark.parametrize('ahead_s', [60, 10 * 365 * 86400])
+def test_a_clock_that_jumps_ahead_costs_no_time(ahead_s, monkeypatch):
+    """As NTP does on a computer without a battery for its clock."""
+    sampled = []
+
+    def counted(*args):
+        sampled.append(args[2])
+        assert len(sampled) < 200
+        return step_at(*args)
+
+    monkeypatch.setattr(alignment, 'step_at', counted)
+    ahead_ms = ahead_s * 1000
+    streams = [
+        [*range(0, 3001, 20), *range(ahead_ms, ahead_ms + 3001, 20)],
+        [*range(0, 3001, 100), *range(ahead_ms, ahead_ms + 3001, 100)],
+    ]
+    found = Result(in_order(joints(streams[0]), camera(streams[1]), commands(streams[1])))
+    expected = [*range(0, 3001, 100), *range(ahead_ms, ahead_ms + 3001, 100)]
+    np.testing.assert_array_equal(found.ms, expected)
+    np.testing.assert_array_equal(found.episode, [0] * 31 + [1] * 31)
+    (note,) = found.problems.texts()
+    first, last = (f'{T / 1e9 + ms / 1e3:.3f} s' for ms in (3100, ahead_ms - 100))
+    assert note.startswith(f'gap from {first} to {last}: ')
 
 
 @pytest.mark.parametrize('value', [math.nan, math.inf])

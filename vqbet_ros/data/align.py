@@ -218,8 +218,12 @@ class _Alignment:
             self._tick_ns = self._phase(begin_ns)
         before = self._tick_ns
         while self._tick_ns <= until_ns:
-            self._tick(self._tick_ns)
+            missed = not self._tick(self._tick_ns)
+            next_ns = self._next_possible(self._tick_ns, until_ns) if missed else 0
             self._tick_ns += self._period_ns
+            if self._tick_ns < next_ns:
+                self._tick_ns += -(-(next_ns - self._tick_ns) // self._period_ns) * self._period_ns
+                self._lengthen_gap(self._tick_ns - self._period_ns)
         if self._tick_ns != before:
             self._prune(self._tick_ns)
 
@@ -251,11 +255,23 @@ class _Alignment:
         margin_ns = int(near.max()) + int(near.max() - near.min()) // 2
         return anchor_ns + min(margin_ns, near_ns)
 
-    def _tick(self, time_ns: int) -> None:
+    def _next_possible(self, time_ns: int, until_ns: int) -> int:
+        """Return before when no tick can have data: a clock may jump ahead by years.
+
+        A stream has none at a time further than its `max_age_s` before its next sample.
+        """
+        ends_ns = [time_ns]
+        for track in self._all_streams:
+            next_ns = track.next_after(time_ns - track.part.max_age_ns)
+            ends_ns.append(until_ns if next_ns is None else next_ns - track.part.max_age_ns)
+        return min(max(ends_ns), until_ns)
+
+    def _tick(self, time_ns: int) -> bool:
+        """Make the row of a tick; returns whether there is one."""
         found = self._step(time_ns)
         if isinstance(found, Missing):
             self._note_gap(time_ns, tuple(map(str, found.reasons)))
-            return
+            return False
         action = np.full(self._spec.action_dim, np.nan)
         ages_ns: dict[str, int] = {}
         lacking = []
@@ -270,9 +286,10 @@ class _Alignment:
             ages_ns[track.label] = due_ns - stamp_ns
         if lacking:
             self._note_gap(time_ns, tuple(lacking))
-            return
+            return False
         self._end_gap()
         self._add(_Row(time_ns, found, action, ages_ns))
+        return True
 
     def _step(self, time_ns: int) -> Step | Missing:
         while True:
@@ -338,7 +355,12 @@ class _Alignment:
         if self._gap is None:
             self._end_episode()
             self._gap = time_ns, time_ns, reasons
-        self._gap = self._gap[0], time_ns, self._gap[2]
+        self._lengthen_gap(time_ns)
+
+    def _lengthen_gap(self, last_ns: int) -> None:
+        if self._gap is not None:
+            first_ns, _, reasons = self._gap
+            self._gap = first_ns, last_ns, reasons
 
     def _end_gap(self) -> None:
         if self._gap is not None:

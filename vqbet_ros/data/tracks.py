@@ -97,6 +97,11 @@ class _Track:
         self.first_ns = min(self.first_ns or sample.stamp_ns, sample.stamp_ns)
         self.newest_ns = max(self.newest_ns or sample.stamp_ns, sample.stamp_ns)
 
+    def next_after(self, time_ns: int) -> int | None:
+        """Return the first stamp that is not before a time."""
+        index = bisect_left(self._keys, (time_ns, 0))
+        return self._keys[index][0] if index < len(self._keys) else None
+
     def remove(self, sample: Sample) -> None:
         """Let one sample go."""
         index = next(i for i, other in enumerate(self.samples) if other is sample)
