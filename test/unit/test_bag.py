@@ -1,12 +1,15 @@
 """Bags of every kind: both storages, compressed, split, old metadata; and those that are none."""
 
+import math
 import tracemalloc
+from typing import Any
 
 import numpy as np
 import pytest
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import get_typestore, Stores
 from vqbet_ros.data.bag import Bag, SPEC_KEY
+from vqbet_ros.data.prepare import expected_steps
 from vqbet_ros.errors import BadBag
 from vqbet_ros.recording.bag import update_custom_data
 from vqbet_ros.resources import resource
@@ -158,6 +161,14 @@ def test_a_bare_file_is_a_bag(tmp_path, plugin):
     assert sorted(read(file)) == sorted(expected)
 
 
+def test_a_bare_file_of_the_recorder_has_its_spec_inside(tmp_path, write_bag, bag_spec):
+    bag = write_bag(tmp_path / 'twig', 1.0, outcome='success')
+    (file,) = Bag.open(bag).files()
+    bare = Bag.open(file.rename(tmp_path / 'bare.mcap'))
+    assert bare.spec == bag_spec
+    assert bare.custom_data['vqbet.outcome'] == 'success'
+
+
 def test_the_hash_is_of_the_messages_not_of_the_notes(tmp_path):
     write(tmp_path / 'one', topics=('/a',))
     write(tmp_path / 'other', topics=('/b',))
@@ -248,12 +259,13 @@ def test_a_bag_without_its_metadata_is_to_be_recovered(tmp_path):
 
 @pytest.mark.parametrize('share', [0.0, 0.3, 0.9, 0.999])
 @pytest.mark.parametrize('plugin', PLUGINS, ids=str)
-def test_a_truncated_bag_is_to_be_recovered(tmp_path, plugin, share):
+def test_a_truncated_bag_says_what_repairs_it(tmp_path, plugin, share):
     write(tmp_path / 'bag', plugin=plugin, count=500)
     (file,) = Bag.open(tmp_path / 'bag').files()
     content = file.read_bytes()
     file.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(BadBag, match=r'vqbet recover'):
+    repair = 'vqbet recover' if plugin is StoragePlugin.MCAP else 'ros2 bag reindex'
+    with pytest.raises(BadBag, match=repair):
         read(tmp_path / 'bag')
 
 
@@ -288,6 +300,65 @@ def test_files_and_metadata_that_disagree(tmp_path):
     file.write_text('version: [')
     with pytest.raises(BadBag, match='Could not load YAML'):
         read(tmp_path / 'bag')
+
+
+VALUES: tuple[Any, ...] = (None, 'x', -1, math.inf, [], {}, [None], {'a': 1}, 10**30, True)
+
+
+def places(node, at=()):
+    for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+        yield (*at, key)
+        if isinstance(value, dict | list):
+            yield from places(value, (*at, key))
+
+
+def test_metadata_of_any_type_are_a_bag_or_a_clear_error(tmp_path):
+    write(tmp_path / 'bag', count=2, data=[('a', 'b')])
+    file = tmp_path / 'bag' / 'metadata.yaml'
+    text = file.read_text()
+    refused = 0
+    for place in places(yaml.safe_load(text)):
+        for value in VALUES:
+            root = yaml.safe_load(text)
+            node = root
+            for key in place[:-1]:
+                node = node[key]
+            node[place[-1]] = value
+            file.write_text(yaml.safe_dump(root))
+            expected_steps(tmp_path / 'bag', 10.0)
+            try:
+                read(tmp_path / 'bag')
+            except BadBag:
+                refused += 1
+    assert refused > 50
+
+
+@pytest.mark.parametrize(
+    ('names', 'broken', 'said'),
+    [
+        (['bag/a.mcap'], 'bag', 'vqbet recover {}/bag'),
+        (['bag/a.mcap'], 'bag/a.mcap', 'vqbet recover {}/bag'),
+        (['bag/a.mcap', 'bag/b.mcap'], 'bag', 'put it into a folder of its own'),
+        (['bag/a.mcap', 'bag/b.db3'], 'bag/a.mcap', 'put it into a folder of its own'),
+        (['bag/a.db3'], 'bag', 'ros2 bag reindex {}/bag'),
+        (['bag/a.db3'], 'bag/a.db3', 'ros2 bag reindex {}/bag'),
+    ],
+)
+def test_what_repairs_a_bag_is_what_can(tmp_path, names, broken, said):
+    """`vqbet recover` works on a folder with one MCAP file."""
+    (tmp_path / 'bag').mkdir()
+    for name in names:
+        (tmp_path / name).write_bytes(b'cut short')
+    with pytest.raises(BadBag) as error:
+        Bag.open(tmp_path / broken)
+    assert said.format(tmp_path) in str(error.value)
+    assert ('vqbet recover' in str(error.value)) == ('reindex' not in said)
+
+
+def test_a_compressed_file_is_no_bag_of_its_own(tmp_path):
+    (tmp_path / 'bag.mcap.zstd').write_bytes(b'frame')
+    with pytest.raises(BadBag, match='Unrecognized storage format'):
+        Bag.open(tmp_path / 'bag.mcap.zstd')
 
 
 def test_messages_that_sqlite_never_put_into_the_bag(tmp_path):

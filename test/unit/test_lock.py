@@ -8,10 +8,11 @@ import sys
 import numpy as np
 import pytest
 from vqbet_ros.cli.main import main
+from vqbet_ros.data.bag_folders import find_bags
 from vqbet_ros.data.episode import Episode
 from vqbet_ros.data.layout import LOCK
 from vqbet_ros.data.lock import DatasetLock
-from vqbet_ros.data.prepare import find_bags, Preparation
+from vqbet_ros.data.prepare import Preparation
 from vqbet_ros.data.store import Dataset
 from vqbet_ros.data.writer import DatasetWriter
 from vqbet_ros.errors import BadDataset

@@ -15,8 +15,9 @@ import pytest
 from vqbet_ros.cli.main import main
 from vqbet_ros.data.align import align
 from vqbet_ros.data.bag import Bag
+from vqbet_ros.data.bag_folders import find_bags
 from vqbet_ros.data.manifest import MANIFEST, Manifest
-from vqbet_ros.data.prepare import find_bags, Preparation
+from vqbet_ros.data.prepare import Preparation
 from vqbet_ros.data.store import Dataset
 from vqbet_ros.errors import BadBag, BadDataset, SpecMismatch
 from vqbet_ros.recording.bag import update_custom_data
@@ -268,6 +269,41 @@ def test_finding_bags(tmp_path, bags, write_bag):
         find_bags([tmp_path / 'empty', tmp_path / 'absent', bags])
     assert f'{tmp_path / "empty"}: no bag' in str(caught.value)
     assert f'{tmp_path / "absent"}: no such file' in str(caught.value)
+
+
+def names_in(folder):
+    return [str(path.relative_to(folder)) for path in find_bags([folder])]
+
+
+def test_what_a_recovery_leaves_is_no_bag(bags, write_bag):
+    """The original, set aside; and the copy of a recovery that was interrupted."""
+    shutil.copytree(bags / 'twig_0', bags / 'twig_0.crashed')
+    cut_short(bags / 'twig_0.crashed')
+    write_bag(bags / 'twig_1.recovering' / 'twig_1')
+    assert names_in(bags) == ['twig_0', 'twig_1', 'twig_2']
+    # Who names one means it.
+    assert find_bags([bags / 'twig_0.crashed']) == [bags / 'twig_0.crashed']
+
+
+def test_a_loose_file_hides_no_bags(bags):
+    shutil.copy(next((bags / 'twig_0').glob('*.mcap')), bags / 'copy.mcap')
+    assert names_in(bags) == ['copy.mcap', 'twig_0', 'twig_1', 'twig_2']
+
+
+def test_files_without_metadata(tmp_path):
+    for name in ('killed/killed_0.mcap', 'split/split_0.mcap', 'split/split_1.mcap', 'x/a.mcap',
+                 'x/b.db3'):  # fmt: skip
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert names_in(tmp_path) == ['killed', 'split', 'x/a.mcap', 'x/b.db3']
+
+
+def test_links_are_followed_once(bags, write_bag, tmp_path):
+    (bags / 'again').symlink_to('.')
+    (bags / 'latest').symlink_to('twig_2')
+    write_bag(tmp_path / 'elsewhere' / 'twig_7', 1.0)
+    (bags / 'more').symlink_to(tmp_path / 'elsewhere')
+    assert names_in(bags) == ['more/twig_7', 'twig_0', 'twig_1', 'twig_2']
 
 
 @pytest.mark.parametrize('jobs', [1, 2])

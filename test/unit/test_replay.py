@@ -11,8 +11,9 @@ from vqbet_ros.cli.main import main
 from vqbet_ros.cli.replay import arrivals
 from vqbet_ros.data.align import align
 from vqbet_ros.data.bag import Bag
+from vqbet_ros.data.bag_folders import find_bags
 from vqbet_ros.data.messages import DECODERS
-from vqbet_ros.data.prepare import find_bags, Preparation
+from vqbet_ros.data.prepare import Preparation
 from vqbet_ros.data.store import Dataset
 from vqbet_ros.errors import BadBag
 from vqbet_ros.policy.checkpoint import load_checkpoint

@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     from vqbet_ros.cli.bench_data_bags import write_bags
     from vqbet_ros.cli.bench_data_training import training_figures
     from vqbet_ros.cli.bench_machine import machine
-    from vqbet_ros.data.prepare import find_bags
+    from vqbet_ros.data.bag_folders import find_bags
     from vqbet_ros.data.store import Dataset
 
     if args.folder is not None:

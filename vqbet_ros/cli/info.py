@@ -42,7 +42,7 @@ def describe(path: Path) -> dict[str, Any]:
     Raises:
         VqbetError: It is none of them, or a broken one.
     """
-    from vqbet_ros.data.bag import METADATA, STORAGES
+    from vqbet_ros.data.bag_opening import METADATA, STORAGES
     from vqbet_ros.data.layout import INDEX
     from vqbet_ros.errors import ConfigError
 

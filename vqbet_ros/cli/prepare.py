@@ -70,7 +70,8 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prepare the dataset; returns the exit status."""
-    from vqbet_ros.data.prepare import find_bags, Preparation
+    from vqbet_ros.data.bag_folders import find_bags
+    from vqbet_ros.data.prepare import Preparation
     from vqbet_ros.resources import named
     from vqbet_ros.spec import RobotSpec
 

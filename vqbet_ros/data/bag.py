@@ -9,19 +9,20 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 import hashlib
 from pathlib import Path
+from typing import Any
 
+from mcap.reader import make_reader
 from rosbags.interfaces import Connection
 from rosbags.rosbag2 import Reader
 from vqbet_ros.data.arrival import as_written, is_set_back
-from vqbet_ros.data.live import is_being_recorded
+from vqbet_ros.data.bag_opening import damaged, opened, STORAGES, text_of
 from vqbet_ros.errors import BadBag, listed
 from vqbet_ros.spec import RobotSpec
 from vqbet_ros.structured import did_you_mean
+import yaml
 import zstandard
 
-METADATA = 'metadata.yaml'
 SPEC_KEY = 'vqbet.spec'
-STORAGES = ('.mcap', '.db3', '.zstd')
 _HASHED_AT_ONCE = 1 << 20
 
 
@@ -95,18 +96,32 @@ class Bag:
             BadBag: As for `open`.
         """
         path = Path(path)
-        with closing(_opened(path)) as reader:
-            found = {
-                name: BagTopic(
-                    ', '.join(sorted({c.msgtype for c in topic.connections})), topic.msgcount
-                )
-                for name, topic in reader.topics.items()
-            }
-            empty = reader.message_count == 0
-            # The reader's end is one past the last message.
-            times = (0, 0) if empty else (reader.start_time, reader.end_time - 1)
-            custom = dict(reader.storage.metadata.custom or {})
-            yield cls(path, found, custom, *times, reader)
+        with closing(opened(path)) as reader:
+            # Readers take over what stands in metadata.yaml, of whatever type.
+            try:
+                bag = cls._of(path, reader)
+            except (AttributeError, TypeError, ValueError) as error:
+                raise damaged(path, f'its metadata is broken: {text_of(error)}') from error
+            yield bag
+
+    @classmethod
+    def _of(cls, path: Path, reader: Reader) -> 'Bag':
+        found = {
+            name: BagTopic(
+                ', '.join(sorted({c.msgtype for c in topic.connections})),
+                _count(topic.msgcount),
+            )
+            for name, topic in reader.topics.items()
+        }
+        # The reader's end is one past the last message.
+        times = (_count(reader.start_time), _count(reader.end_time) - 1)
+        if _count(reader.message_count) == 0:
+            times = 0, 0
+        custom = reader.storage.metadata.custom
+        if custom is None and path.suffix == '.mcap':
+            custom = _custom_data_inside(path)
+        texts = {str(key): str(value) for key, value in (custom or {}).items()}
+        return cls(path, found, texts, *times, reader)
 
     @property
     def spec(self) -> RobotSpec | None:
@@ -194,10 +209,10 @@ class Bag:
             for message in _messages(self._reader, wanted):
                 seen += 1
                 yield message
-        except Exception as error:  # see _opened
-            raise _damaged(self.path, f'after {seen} message(s): {_text(error)}') from error
+        except Exception as error:  # see opened
+            raise damaged(self.path, f'after {seen} message(s): {text_of(error)}') from error
         if seen < expected:
-            raise _damaged(self.path, f'it should hold {expected} messages, but has {seen}')
+            raise damaged(self.path, f'it should hold {expected} messages, but has {seen}')
 
 
 def _messages(reader: Reader, wanted: list[Connection]) -> Iterator[BagMessage]:
@@ -214,43 +229,20 @@ def _messages(reader: Reader, wanted: list[Connection]) -> Iterator[BagMessage]:
             yield BagMessage(topic, kind, log_ns, payload)
 
 
-def _opened(path: Path) -> Reader:
-    """Return an open reader of a bag.
-
-    Raises:
-        BadBag: There is no bag, or it is not whole.
-    """
-    if not path.exists():
-        raise BadBag(f'no such file or directory: {path}')
-    if is_being_recorded(path):
-        raise BadBag(f'{path} is being recorded, or recovered: wait until that has ended')
-    if path.is_dir() and not (path / METADATA).exists():
-        if not any(file.suffix in STORAGES for file in path.iterdir()):
-            raise BadBag(
-                f'{path} is no bag: it holds no {METADATA} and no file of {", ".join(STORAGES)}'
-            )
-        raise _damaged(path, f'its {METADATA} is missing: the recorder was killed')
-    if path.is_file() and path.suffix not in STORAGES:
-        raise BadBag(f'{path} is no bag: expected a directory with {METADATA}, or an .mcap file')
-    unwritten = [file for file in path.parent.glob(f'{path.name}*-wal') if path.is_file()]
-    unwritten += path.glob('*.db3-wal') if path.is_dir() else []
-    if any(file.stat().st_size for file in unwritten):
-        raise BadBag(
-            f'{unwritten[0]} holds messages that were never put into the bag: its recorder was '
-            f"killed. Run: sqlite3 {str(unwritten[0])[:-4]} 'PRAGMA wal_checkpoint(TRUNCATE)'"
-        )
-    reader = Reader(path)
-    # Whatever a damaged file makes the readers and their decompressors raise.
+def _custom_data_inside(file: Path) -> Any:
+    """Return the texts that its recorder put into an MCAP file itself, if it did."""
+    with file.open('rb') as stream:
+        records = [r for r in make_reader(stream).iter_metadata() if r.name == 'rosbag2']
+    if not records:
+        return None
     try:
-        reader.open()
-    except Exception as error:
-        raise _damaged(path, _text(error)) from error
-    return reader
+        about = yaml.safe_load(records[-1].metadata['serialized_metadata'])
+    except (yaml.YAMLError, KeyError) as error:
+        raise ValueError(f'{file}: {text_of(error)}') from error
+    return about.get('rosbag2_bagfile_information', about).get('custom_data')
 
 
-def _damaged(path: Path, what: str) -> BadBag:
-    return BadBag(f'{path} cannot be read as it is: {what}. To repair it: vqbet recover {path}')
-
-
-def _text(error: Exception) -> str:
-    return str(error).rstrip('.') or type(error).__name__
+def _count(value: Any) -> int:
+    if not isinstance(value, int):
+        raise TypeError(f'got {value!r}, expected a whole number')
+    return value

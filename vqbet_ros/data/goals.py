@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from vqbet_ros.data.align import align, Piece
-from vqbet_ros.data.bag import Bag, BagMessage, METADATA, STORAGES
+from vqbet_ros.data.bag import Bag, BagMessage
+from vqbet_ros.data.bag_opening import METADATA, STORAGES
 from vqbet_ros.data.layout import INDEX
 from vqbet_ros.data.pictures import to_spec_size
 from vqbet_ros.data.store import Dataset

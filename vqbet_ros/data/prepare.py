@@ -20,7 +20,8 @@ import warnings
 import cv2
 import joblib
 from vqbet_ros.data.align import Gaps
-from vqbet_ros.data.bag import Bag, METADATA, STORAGES
+from vqbet_ros.data.bag import Bag
+from vqbet_ros.data.bag_opening import METADATA
 from vqbet_ros.data.layout import columns, HEADER_BYTES, is_empty_dir
 from vqbet_ros.data.manifest import BagEntry, Manifest, Parameters
 from vqbet_ros.data.part import make_part, Result, Task
@@ -203,29 +204,6 @@ class Preparation:
         return Done(task.bag, 'relabelled', entry)
 
 
-def find_bags(paths: Sequence[Path]) -> list[Path]:
-    """List bags: those that are named, and those in the folders that are named.
-
-    Folders are searched to any depth, but not those whose name begins with a dot, where the
-    recorder keeps what was discarded.
-
-    Raises:
-        BadBag: Lists every path that does not exist, and every folder without a bag.
-    """
-    found: list[Path] = []
-    problems = []
-    for path in paths:
-        here = list(_bags_in(path)) if path.is_dir() else [path]
-        if not path.exists():
-            problems.append(f'{path}: no such file or directory')
-        elif not here:
-            problems.append(f'{path}: no bag, and no folder with bags')
-        found += here
-    if problems:
-        raise BadBag('\n'.join(problems))
-    return list(dict.fromkeys(found))
-
-
 def _begin_process() -> None:
     # Ctrl-C is the first process's to handle: it ends the others, who would each say so.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -243,7 +221,7 @@ def expected_steps(bag: Path, rate_hz: float) -> int:
             return round(int(about['duration']['nanoseconds']) * rate_hz / 1e9)
         opened = Bag.open(bag)
         return round((opened.end_ns - opened.start_ns) * rate_hz / 1e9)
-    except (VqbetError, KeyError, TypeError, ValueError):
+    except (VqbetError, KeyError, OverflowError, TypeError, ValueError):
         return 0  # it is reported when its turn comes
 
 
@@ -257,16 +235,6 @@ def _closing(results: Generator[Result, None, None]) -> Iterator[Iterator[Result
             # joblib finds it a waste to cancel work; whoever presses Ctrl-C means it.
             warnings.filterwarnings('ignore', '.*You could benefit from adjusting')
             results.close()
-
-
-def _bags_in(folder: Path) -> Iterator[Path]:
-    inside = sorted(folder.iterdir())
-    if any(file.name == METADATA or file.suffix in STORAGES for file in inside):
-        yield folder
-        return
-    for path in inside:
-        if path.is_dir() and not path.name.startswith('.'):
-            yield from _bags_in(path)
 
 
 def _first_spec(bags: Sequence[Path]) -> RobotSpec:

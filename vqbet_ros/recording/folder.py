@@ -7,6 +7,8 @@ import struct
 from typing import Any
 
 from mcap.opcode import Opcode
+from vqbet_ros.data.bag_folders import COPY_SUFFIX as COPY_SUFFIX
+from vqbet_ros.data.bag_folders import CRASHED_SUFFIX as CRASHED_SUFFIX
 from vqbet_ros.data.layout import write_atomically
 from vqbet_ros.errors import BadBag
 from vqbet_ros.recording.mcap_file import MAGIC
@@ -14,10 +16,6 @@ from vqbet_ros.recording.metadata import custom_data_of, parse_information, ROOT
 from vqbet_ros.recording.salvage import beginning_of
 
 METADATA = 'metadata.yaml'
-CRASHED_SUFFIX = '.crashed'
-"""A folder that `vqbet recover` set aside, once its copy was verified."""
-COPY_SUFFIX = '.recovering'
-"""A folder in which `vqbet recover` works, or was interrupted."""
 _FOOTER = struct.Struct('<BQQQI')
 
 
