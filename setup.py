@@ -47,7 +47,7 @@ setup(
         'mcap>=1.2',
         'numpy>=1.26',
         'opencv-python-headless>=4.9',
-        'rosbags>=0.10',
+        'rosbags>=0.11',
         'safetensors>=0.4.3',
         'setuptools>=59.6',
         'torch>=2.4',

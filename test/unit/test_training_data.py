@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from vqbet_ros.config import Outcome
+from vqbet_ros.data.prepare import Preparation
 from vqbet_ros.data.store import Dataset
 from vqbet_ros.data.writer import DatasetWriter
 from vqbet_ros.errors import BadDataset
@@ -72,6 +73,24 @@ def test_a_dataset_with_nan_is_refused(tmp_path, make_dataset):
     poke(tmp_path / 'dataset' / 'action.npy', 7, np.nan)
     with pytest.raises(BadDataset, match=r'action.npy: 2 value\(s\) are NaN .* row 7, column 0'):
         Dataset.open(tmp_path / 'dataset')
+
+
+def test_what_a_gap_cut_apart_is_not_split(tmp_path, write_bag, tiny_config):
+    """Half of a demonstration says too much about the other half."""
+    bags = [write_bag(tmp_path / f'{i}', 3.0, i, lost=(1.2, 1.9)) for i in range(4)]
+    bags.append(write_bag(tmp_path / 'whole', 2.0, 4))
+    with Preparation(bags, tmp_path / 'dataset') as preparation:
+        assert [done.status for done in preparation.run(1)] == ['added'] * 5
+    dataset = Dataset.open(tmp_path / 'dataset')
+    assert dataset.num_episodes == 9
+    model = replace(tiny_config.model, vision=replace(tiny_config.model.vision, crop=None))
+    for seed in range(5):
+        config = replace(tiny_config, model=model, val_fraction=0.4, split_seed=seed)
+        data = load_data(dataset, config, CPU)
+        train, val = ({e // 2 for e in part.episode.tolist()} for part in (data.train, data.val))
+        assert train | val == set(range(5))
+        assert not train & val
+        assert len(val) == 2
 
 
 def test_only_the_wanted_outcomes_are_used(tmp_path, make_dataset, tiny_config):

@@ -11,8 +11,11 @@ import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from vqbet_ros.config import Outcome
 from vqbet_ros.data.layout import write_atomically
+from vqbet_ros.data.store import Dataset
 from vqbet_ros.errors import BadDataset, ConfigError, listed
 from vqbet_ros.spec import RobotSpec
 from vqbet_ros.structured import from_mapping, to_mapping
@@ -184,6 +187,22 @@ class Manifest:
                 'give the same options, or write to another directory'
             )
             raise BadDataset(listed(title, problems))
+
+
+def demonstrations(dataset: Dataset) -> NDArray[np.int64]:
+    """Number the demonstration of each episode (E,).
+
+    Episodes of one bag are one: they were cut apart by a gap. So are copies of an episode.
+
+    Raises:
+        BadDataset: The manifest is broken.
+    """
+    numbers = np.arange(dataset.num_episodes, dtype=np.int64) // dataset.copies
+    manifest = Manifest.read(dataset.path, dataset.episode_ends.tolist())
+    for bag in manifest.bags if manifest else ():
+        own = slice(bag.numbers.start, bag.numbers.stop)
+        numbers[own] = numbers[own][:1]
+    return numbers
 
 
 def spec_sha256(spec: RobotSpec) -> str:

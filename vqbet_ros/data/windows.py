@@ -63,28 +63,29 @@ class FrameTable:
         return FrameTable(self.at[index], self.start[index], self.end[index], self.episode[index])
 
 
-def split_episodes(
-    count: int, val_fraction: float, seed: int, copies: int = 1
-) -> tuple[Rows, Rows]:
-    """Split episode numbers into training and validation, at random by seed.
+def split_episodes(demonstrations: Rows, val_fraction: float, seed: int) -> tuple[Rows, Rows]:
+    """Split episodes into training and validation, at random by seed.
 
-    Each run of `copies` episodes is one demonstration and stays together. At least one
-    demonstration is kept for training; validation gets one as soon as the fraction is positive
-    and there are two.
+    Those of one demonstration are nearly alike and stay together. At least one demonstration is
+    kept for training; validation gets one as soon as the fraction is positive and there are two.
+
+    Args:
+        demonstrations: (E,) the number of each episode's demonstration.
+        val_fraction: Share of the demonstrations.
+        seed: Chooses them.
+
+    Returns:
+        Places in `demonstrations`, in order: of training, of validation.
     """
-    if copies > 1:
-        demonstrations = split_episodes(-(-count // copies), val_fraction, seed)
-        parts = [
-            (part[:, None] * copies + np.arange(copies)).reshape(-1) for part in demonstrations
-        ]
-        train, val = (part[part < count] for part in parts)  # the last one may be incomplete
-        return train, val
+    numbers, of_episode = np.unique(demonstrations, return_inverse=True)
+    count = len(numbers)
     order = np.random.default_rng(seed).permutation(count)
     kept_out = round(count * val_fraction)
     if val_fraction > 0 and count > 1:
         kept_out = max(1, kept_out)
     kept_out = min(kept_out, count - 1)
-    return np.sort(order[kept_out:]), np.sort(order[:kept_out])
+    is_val = np.isin(of_episode, order[:kept_out])
+    return np.flatnonzero(~is_val), np.flatnonzero(is_val)
 
 
 def frame_table(episode_ends: Rows, episodes: Rows) -> FrameTable:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 import torch
 from torch import Tensor
 from vqbet_ros.config import TrainConfig
+from vqbet_ros.data.manifest import demonstrations
 from vqbet_ros.data.store import Dataset
 from vqbet_ros.data.windows import frame_table, FrameTable, Rows, split_episodes, windows
 from vqbet_ros.errors import BadDataset, ConfigError
@@ -67,7 +68,7 @@ class TrainingData:
 def load_data(
     dataset: Dataset, config: TrainConfig, device: torch.device, processes: Processes = ALONE
 ) -> TrainingData:
-    """Split the episodes, fit the statistics on the training part, move vectors to the device.
+    """Split the demonstrations, fit the statistics on the training part, move the vectors.
 
     Raises:
         BadDataset: There is no episode, none with an outcome that the configuration takes, or
@@ -87,7 +88,7 @@ def load_data(
     train_episodes, val_episodes = (
         taken[part]
         for part in split_episodes(
-            len(taken), config.val_fraction, config.split_seed, dataset.copies
+            demonstrations(dataset)[taken], config.val_fraction, config.split_seed
         )
     )
     train = frame_table(dataset.episode_ends, train_episodes)
