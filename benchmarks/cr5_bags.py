@@ -4,11 +4,12 @@
 
 A Dobot CR5 puts a banana on a plate, 20 times, seen by one camera at about 10 Hz. Each episode
 becomes a bag as `recorder_node` would have written it: JPEG frames, joint states, the gripper's
-commands, stamped as they were measured. Needs pyarrow and av: pip install 'vqbet_ros[bench]'.
+commands, stamped as they were measured. Needs pyarrow and av, of the extra `bench`.
 """
 
 import argparse
 from collections.abc import Iterable, Iterator
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rosbags.typesys import get_typestore, Stores
 from vqbet_ros.recording.bag import BagOptions, BagWriter, Topic
-from vqbet_ros.resources import named
+from vqbet_ros.resources import how_to_install, named
 from vqbet_ros.spec import RobotSpec
 
 BEGIN_NS = 1_700_000_000_000_000_000  # the demonstrations do not say on which day they were made
@@ -133,6 +134,9 @@ def main() -> None:
     parser.add_argument('bags', metavar='BAGS', type=Path, help='folder for the bags')
     parser.add_argument('--episodes', metavar='N', type=int, help='the first N (default: all)')
     args = parser.parse_args()
+    missing = [name for name in ('av', 'pyarrow') if importlib.util.find_spec(name) is None]
+    if missing:
+        parser.error(f'needs {" and ".join(missing)}: {how_to_install("bench")}')
     import pyarrow.parquet as parquet  # --help does without it
 
     spec = RobotSpec.from_yaml(named(SPEC))

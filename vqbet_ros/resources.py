@@ -1,7 +1,9 @@
-"""Finds the files that come with the package: config/, models/."""
+"""Finds the files that come with the package (config/, models/), and what brings its extras."""
 
+import importlib.util
 import os
 from pathlib import Path
+import shlex
 import sys
 
 from vqbet_ros.errors import ConfigError
@@ -32,6 +34,20 @@ def named(path: str) -> Path:
     if Path(path).exists() or not path.startswith(('config/', 'models/')):
         return Path(path)
     return resource(path)
+
+
+def how_to_install(extra: str) -> str:
+    """Say what brings an extra of the package into this environment; no index has the package."""
+    if importlib.util.find_spec('pip') is not None:
+        pip = f'{shlex.quote(sys.executable)} -m pip install'
+    else:  # as in the environments that uv makes
+        pip = f'uv pip install --python {shlex.quote(sys.executable)}'
+    source = _roots()[0]
+    if (source / 'setup.py').is_file():
+        where, command = f'cd {shlex.quote(str(source))} && ', f"{pip} -e '.[{extra}]'"
+    else:
+        where, command = "in the folder of the package's source, ", f"{pip} '.[{extra}]'"
+    return f"install the extra '{extra}': {where}{command}"
 
 
 def _roots() -> list[Path]:

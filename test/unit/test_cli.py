@@ -15,6 +15,7 @@ from vqbet_ros import __version__
 from vqbet_ros.cli import main as cli
 from vqbet_ros.cli.progress import track
 from vqbet_ros.errors import VqbetError
+from vqbet_ros.resources import how_to_install
 
 
 def vqbet(*arguments):
@@ -136,7 +137,7 @@ def test_arguments_and_status_go_through(command):
             ModuleNotFoundError("No module named 'zarr.core'", name='zarr.core'),
             1,
             'vqbet: error: this command needs zarr, which is not installed; '
-            "install the extra 'train': pip install 'vqbet_ros[train]'\n",
+            f'{how_to_install("train")}\n',
         ),
     ],
 )

@@ -109,7 +109,7 @@ def test_without_the_extra_one_line_says_what_to_install(package, tmp_path, monk
     assert main(['export', 'onnx', str(tmp_path), str(tmp_path / 'policy.onnx')]) == 1
     error = capsys.readouterr().err
     assert f'needs {package}, which is not installed' in error
-    assert "pip install 'vqbet_ros[onnx]'" in error
+    assert "-e '.[onnx]'" in error
     assert error.count('\n') == 1
 
 

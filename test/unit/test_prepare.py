@@ -220,6 +220,21 @@ def test_a_broken_bag_is_reported_and_left_out(tmp_path, bags, write_bag, bag_sp
     assert Dataset.open(path).num_episodes == 3
 
 
+def test_a_bad_recording_is_told(tmp_path, write_bag, capfd):
+    findings = [
+        {'kind': 'gap', 'severity': 'bad', 'stream': 'top', 'text': 'gap of 0.3 s'},
+        {'kind': 'jitter', 'severity': 'warning', 'stream': 'top', 'text': 'trembles'},
+    ]
+    for name in ('good', 'bad'):
+        audit = json.dumps({'verdict': name, 'findings': findings})
+        write_bag(tmp_path / 'bags' / name, 2.0, len(name), custom={'vqbet.audit': audit})
+    assert main(['prepare', str(tmp_path / 'bags'), str(tmp_path / 'dataset')]) == 0
+    note = "the recorder's audit found it bad: top: gap of 0.3 s"
+    notes = [line for line in capfd.readouterr().err.splitlines() if line.startswith('note: ')]
+    assert notes == [f'note: {tmp_path / "bags/bad"}: {note}']
+    assert [bag.problems for bag in entries(tmp_path / 'dataset')] == [(note,), ()]
+
+
 def test_bags_without_a_spec_need_one(tmp_path, write_bag, bag_spec, capfd):
     bag = write_bag(tmp_path / 'foreign', 2.0, spec=None)
     assert main(['prepare', str(bag), str(tmp_path / 'dataset')]) == 1

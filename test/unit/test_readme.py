@@ -218,7 +218,7 @@ CHECKS: list[tuple[str, Callable[[str, Path], None]]] = [
     (r'ros2 topic ', check_ros2_topic),
     (r'ros2 lifecycle ', check_ros2_lifecycle),
     (r'ros2 param ', check_ros2_param),
-    (r'pip ', check_pip),
+    (r'(uv )?pip ', check_pip),
     (r'tensorboard ', check_tensorboard),
     (r'python benchmarks/', check_benchmark),
     (r'\w+_node\b|recorder_keys\b', check_program),

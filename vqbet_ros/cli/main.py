@@ -10,6 +10,7 @@ from typing import Any
 
 from vqbet_ros import __version__
 from vqbet_ros.errors import VqbetError
+from vqbet_ros.resources import how_to_install
 
 # Modules of this package, one per command (a keyword of Python as its name takes a trailing _).
 # Each has add_parser(subparsers), and run(args) -> int, which imports what is slow to import.
@@ -29,11 +30,13 @@ COMMANDS = (
 # Packages that only some commands need, and the extra that brings them.
 EXTRAS = {
     'accelerate': 'distributed',
+    'av': 'bench',
     'gym_pusht': 'sim',
     'matplotlib': 'train',
     'onnx': 'onnx',
     'onnxruntime': 'onnx',
     'onnxscript': 'onnx',
+    'pyarrow': 'bench',
     'rclpy': 'ros',
     'rich': 'train',
     'tensorboard': 'train',
@@ -61,8 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if package not in EXTRAS:
             raise
         return _fail(
-            f'this command needs {package}, which is not installed; install the extra '
-            f"'{EXTRAS[package]}': pip install 'vqbet_ros[{EXTRAS[package]}]'"
+            f'this command needs {package}, which is not installed; '
+            + how_to_install(EXTRAS[package])
         )
     except KeyboardInterrupt:
         print('vqbet: interrupted', file=sys.stderr)

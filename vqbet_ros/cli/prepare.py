@@ -159,12 +159,12 @@ def _finish(
 
 
 def _report(dataset: Path) -> None:
+    from vqbet_ros.resources import how_to_install
     from vqbet_ros.training.dataset_report import write_dataset_report
 
     if importlib.util.find_spec('matplotlib') is None:
         print(
-            "no report.html: it needs matplotlib, of the extra 'train' "
-            "(pip install 'vqbet_ros[train]')",
+            f'no report.html: it needs matplotlib; {how_to_install("train")}',
             file=sys.stderr,
         )
         return

@@ -132,6 +132,7 @@ def _made(task: Task, bag: Bag) -> BagEntry:
                     raise
                 problems.note(f'dropped: {error}')
                 episodes = []
+    verdict = _verdict(bag, problems)
     return BagEntry(
         name=bag.path.name,
         sha256=sha256,
@@ -139,7 +140,7 @@ def _made(task: Task, bag: Bag) -> BagEntry:
         first_episode=0,
         episodes=tuple(episodes),
         outcome=outcome,
-        verdict=_verdict(bag),
+        verdict=verdict,
         task=bag.custom_data.get('vqbet.task', ''),
         rates_hz=_rates_hz(bag, spec),
         problems=tuple(problems.texts()),
@@ -224,8 +225,8 @@ def _rates_hz(bag: Bag, spec: RobotSpec) -> dict[str, float]:
     }
 
 
-def _verdict(bag: Bag) -> str:
-    """Return the verdict of the recorder's audit."""
+def _verdict(bag: Bag, problems: Problems) -> str:
+    """Return the verdict of the recorder's audit; a bad one is noted."""
     text = bag.custom_data.get('vqbet.audit')
     if not text:
         return ''
@@ -233,5 +234,14 @@ def _verdict(bag: Bag) -> str:
         audit = json.loads(text)
     except ValueError as error:
         raise BadBag(f'{bag.path}: its audit is not valid JSON: {error}') from error
-    verdict = audit.get('verdict') if isinstance(audit, dict) else None
-    return verdict if isinstance(verdict, str) else ''
+    if not isinstance(audit, dict):
+        return ''
+    if audit.get('verdict') == 'bad':
+        findings = audit.get('findings')
+        why = [
+            ': '.join(str(found[key]) for key in ('stream', 'text') if found.get(key))
+            for found in (findings if isinstance(findings, list) else [])
+            if isinstance(found, dict) and found.get('severity') == 'bad'
+        ]
+        problems.note(f"the recorder's audit found it bad: {'; '.join(why)}")
+    return str(audit.get('verdict') or '')

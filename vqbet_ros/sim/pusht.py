@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from vqbet_ros.errors import VqbetError
+from vqbet_ros.resources import how_to_install
 
 SIZE = 512.0
 CONTROL_HZ = 10
@@ -182,6 +183,6 @@ def _make_env() -> Any:
     except ImportError as error:
         raise VqbetError(
             f'the PushT world needs gym-pusht, which cannot be imported ({error}); '
-            "install the extra 'sim': pip install 'vqbet_ros[sim]'"
+            + how_to_install('sim')
         ) from error
     return PushTEnv(obs_type='state')

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vqbet_ros.errors import VqbetError
+from vqbet_ros.resources import how_to_install
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
@@ -29,8 +30,7 @@ def require_matplotlib(what: str = 'report.html') -> None:
     """
     if importlib.util.find_spec('matplotlib') is None:
         raise VqbetError(
-            f"{what} needs matplotlib, which is not installed; install the extra 'train': "
-            "pip install 'vqbet_ros[train]'"
+            f'{what} needs matplotlib, which is not installed; {how_to_install("train")}'
         )
 
 
