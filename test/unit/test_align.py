@@ -227,6 +227,23 @@ def test_joints_in_messages_of_their_own_are_merged():
     assert (found.ages_ns['/joint_states'] == 10 * MS).all()
 
 
+@pytest.mark.parametrize(('lost_ms', 'is_gap'), [(40, False), (60, True)])
+def test_a_joint_that_is_lost_between_others_is_a_gap(lost_ms, is_gap):
+    """Each of its neighbours is young enough; but they are further apart than an age."""
+    partial = [
+        BagMessage('/joint_states', JOINT_STATE, T + ms * MS, cdr.joints(T + ms * MS, **part))
+        for ms in range(0, 3001, 10)
+        for part in ({'x': position(ms)['x']}, {'y': position(ms)['y']})
+        if 'y' in part or abs(ms - 1000) >= lost_ms
+    ]
+    found = Result(in_order(partial, drive(without=['joints'])))
+    assert (1000 not in found.ms) == is_gap
+    assert set(found.ms) | {1000} == set(range(0, 3001, 100))
+    if is_gap:
+        (note,) = found.problems.texts()
+        assert 'x/position: its samples near that time are missing or more than 100 ms' in note
+
+
 def test_held_numbers_are_not_interpolated():
     part = replace(SPEC.state[0], hold=('y',))
     messages = in_order(

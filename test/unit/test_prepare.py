@@ -389,6 +389,14 @@ def test_a_manifest_that_is_ahead_of_the_dataset_is_not_believed(tmp_path, bags)
     assert content(tmp_path / 'at_once') == content(path)
 
 
+def test_a_manifest_of_other_episodes_is_not_believed(tmp_path, bags):
+    """As many, but of other lengths."""
+    statuses(Preparation([bags / 'twig_0', bags / 'twig_1'], tmp_path / 'dataset'))
+    statuses(Preparation([bags / 'twig_0', bags / 'twig_2'], tmp_path / 'other'))
+    shutil.copy(tmp_path / 'other' / MANIFEST, tmp_path / 'dataset' / MANIFEST)
+    assert [bag.name for bag in entries(tmp_path / 'dataset')] == ['twig_0']
+
+
 def test_a_broken_manifest(tmp_path, bags):
     statuses(Preparation([bags / 'twig_0'], tmp_path / 'dataset'))
     (tmp_path / 'dataset' / MANIFEST).write_text('{"bags": 3}')
