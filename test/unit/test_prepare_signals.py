@@ -5,7 +5,8 @@ from pathlib import Path
 import signal
 
 import pytest
-from vqbet_ros.data.prepare import find_bags, Preparation
+from vqbet_ros.data.bag_folders import find_bags
+from vqbet_ros.data.prepare import Preparation
 
 
 def workers():
