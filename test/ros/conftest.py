@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -142,9 +143,14 @@ def start_process(graph, monkeypatch):
         command = [sys.executable, '-m', f'vqbet_ros.ros.{name}', '--ros-args']
         for key, value in parameters.items():
             command += ['-p', f'{key}:={value}']
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+        # Under nohup it would be inherited that nobody minds the terminal's end.
+        minds = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        try:
+            process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            )
+        finally:
+            signal.signal(signal.SIGHUP, minds)
         running.append(process)
         return process
 
