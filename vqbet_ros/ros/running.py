@@ -6,7 +6,7 @@ import signal
 import socket
 import sys
 import threading
-from typing import Any, Protocol
+from typing import Protocol
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -40,11 +40,6 @@ def _ignore_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _on_signal(number: int, frame: Any) -> None:
-    _ignore_signals()
-    raise KeyboardInterrupt
-
-
 def _wake_on_signals(executor: SingleThreadedExecutor) -> None:
     """Let a waiting executor come back to Python, which then raises what a signal asks for."""
     reader, writer = socket.socketpair()
@@ -74,13 +69,19 @@ def run(name: str, build: Callable[[], RunnableNode], args: list[str] | None) ->
     # every requirement of every package would then be looked up, by the system Python's rules.
     vars(sys.modules['__main__']).pop('__requires__', None)
     node: RunnableNode | None = None
+    asked: list[int] = []
+
+    def on_signal(number: int, frame: object) -> None:
+        asked.append(number)
+        raise KeyboardInterrupt
+
     try:
         # rclpy's own handlers would shut the context down at once: a robot in motion could not be
         # brought to rest, since nothing can be published then.
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
         for number in _ENDING:
             if signal.getsignal(number) is not signal.SIG_IGN:  # nohup: it outlives its terminal
-                signal.signal(number, _on_signal)
+                signal.signal(number, on_signal)
         node = build()
         if not node.start():
             return 1
@@ -92,6 +93,8 @@ def run(name: str, build: Callable[[], RunnableNode], args: list[str] | None) ->
         # and again, while callbacks wait.
         gc.collect()
         gc.freeze()
+        if asked:  # where a finalizer ran, Python has dropped the exception
+            raise KeyboardInterrupt
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
